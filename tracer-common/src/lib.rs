@@ -1,2 +1,28 @@
+//! What the eBPF programs and the loader of `tracer` agree on, and nothing else.
+//!
+//! Data goes both ways and each way has its type:
+//!
+//! | type | from | to | carried by |
+//! |---|---|---|---|
+//! | [`Offsets`] | loader (from the running kernel's BTF) | programs | read-only global |
+//! | [`Filter`] | loader (from the command line) | programs | read-only global |
+//! | [`Traversal`] | programs | loader | ring buffer, one record a table traversal |
+//! | [`Counter`] | programs | loader | per-CPU array |
+//!
+//! Everything is plain old data in host byte order with explicit padding; sizes are asserted at
+//! compile time, so that a change on one side cannot go unnoticed on the other.
+
 #![no_std]
-//! stub
+
+mod counter;
+mod filter;
+mod offsets;
+mod record;
+
+pub use counter::Counter;
+pub use filter::{Filter, HOOKS_ALL, Prefix, TABLES_MAX, criteria, protocols};
+pub use offsets::{ABSENT, Offsets};
+pub use record::{
+    FRAMES_MAX, HEADERS_LEN_MAX, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT, HOOK_POST_ROUTING,
+    HOOK_PRE_ROUTING, IFNAME_LEN, LINK_HEADER_LEN_MAX, PACKETS_MAX, TABLE_NAME_LEN, Traversal, flags,
+};

@@ -1,0 +1,124 @@
+//! Where the running kernel keeps what the programs read.
+
+/// An offset of a member that the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Byte offsets of members and positions of arguments in the running kernel.
+///
+/// The loader resolves them from BTF. A member that a kernel may lack (built without conntrack marks,
+/// say) is [`ABSENT`], and the programs then leave the record's field zero and its flag unset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Offsets {
+    /// Position of the `struct sk_buff *` argument of `ipt_do_table` and `ip6t_do_table`, from 0.
+    pub arg_skb: u32,
+    /// Position of the `const struct nf_hook_state *` argument.
+    pub arg_state: u32,
+    /// Position of the `struct xt_table *` argument (declared `void *priv` since it is a hook function).
+    pub arg_table: u32,
+
+    /// `sk_buff.head`
+    pub skb_head: u32,
+    /// `sk_buff.data`
+    pub skb_data: u32,
+    /// `sk_buff.len`
+    pub skb_len: u32,
+    /// `sk_buff.data_len`
+    pub skb_data_len: u32,
+    /// `sk_buff.network_header`
+    pub skb_network_header: u32,
+    /// `sk_buff.mac_header`
+    pub skb_mac_header: u32,
+    /// `sk_buff.mark`
+    pub skb_mark: u32,
+    /// `sk_buff.sk`
+    pub skb_sk: u32,
+    /// `sk_buff._nfct`; [`ABSENT`] without `CONFIG_NF_CONNTRACK`
+    pub skb_nfct: u32,
+
+    /// `nf_hook_state.hook`
+    pub state_hook: u32,
+    /// `nf_hook_state.in`
+    pub state_in: u32,
+    /// `nf_hook_state.out`
+    pub state_out: u32,
+    /// `nf_hook_state.net`
+    pub state_net: u32,
+
+    /// `net.ns.inum`
+    pub net_inum: u32,
+
+    /// `net_device.name`
+    pub device_name: u32,
+    /// `net_device.ifindex`
+    pub device_ifindex: u32,
+    /// `net_device.type`
+    pub device_type: u32,
+    /// `net_device.hard_header_len`
+    pub device_hard_header_len: u32,
+
+    /// `xt_table.private`
+    pub table_private: u32,
+    /// `xt_table.name`
+    pub table_name: u32,
+
+    /// `nf_conn.status`; [`ABSENT`] without conntrack
+    pub conntrack_status: u32,
+    /// `nf_conn.mark`; [`ABSENT`] without `CONFIG_NF_CONNTRACK_MARK`
+    pub conntrack_mark: u32,
+
+    /// `sock.__sk_common.skc_state`
+    pub sock_state: u32,
+    /// `sock.__sk_common.skc_net.net`
+    pub sock_net: u32,
+    /// `sock.sk_socket`
+    pub sock_socket: u32,
+    /// `socket.file`
+    pub socket_file: u32,
+    /// `file.f_cred`
+    pub file_cred: u32,
+    /// `cred.fsuid`
+    pub cred_fsuid: u32,
+    /// `cred.fsgid`
+    pub cred_fsgid: u32,
+}
+
+impl Offsets {
+    /// Every member absent: what the programs hold before the loader has spoken.
+    pub const UNRESOLVED: Self = Self {
+        arg_skb: ABSENT,
+        arg_state: ABSENT,
+        arg_table: ABSENT,
+        skb_head: ABSENT,
+        skb_data: ABSENT,
+        skb_len: ABSENT,
+        skb_data_len: ABSENT,
+        skb_network_header: ABSENT,
+        skb_mac_header: ABSENT,
+        skb_mark: ABSENT,
+        skb_sk: ABSENT,
+        skb_nfct: ABSENT,
+        state_hook: ABSENT,
+        state_in: ABSENT,
+        state_out: ABSENT,
+        state_net: ABSENT,
+        net_inum: ABSENT,
+        device_name: ABSENT,
+        device_ifindex: ABSENT,
+        device_type: ABSENT,
+        device_hard_header_len: ABSENT,
+        table_private: ABSENT,
+        table_name: ABSENT,
+        conntrack_status: ABSENT,
+        conntrack_mark: ABSENT,
+        sock_state: ABSENT,
+        sock_net: ABSENT,
+        sock_socket: ABSENT,
+        socket_file: ABSENT,
+        file_cred: ABSENT,
+        cred_fsuid: ABSENT,
+        cred_fsgid: ABSENT,
+    };
+}
+
+const _: () = assert!(size_of::<Offsets>() == 32 * 4);
