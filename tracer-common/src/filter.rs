@@ -158,3 +158,13 @@ impl Filter {
 }
 
 const _: () = assert!(size_of::<Filter>() == 16 + 2 * 32 + 16 + 4 * IFNAME_LEN + TABLES_MAX * TABLE_NAME_LEN);
+
+// The programs compare names and addresses in words.
+const _: () = {
+    assert!(align_of::<Filter>() == 4);
+    assert!(core::mem::offset_of!(Filter, source).is_multiple_of(4));
+    assert!(core::mem::offset_of!(Filter, destination).is_multiple_of(4));
+    assert!(core::mem::offset_of!(Filter, in_device).is_multiple_of(4));
+    assert!(core::mem::offset_of!(Filter, out_device).is_multiple_of(4));
+    assert!(core::mem::offset_of!(Filter, tables).is_multiple_of(4));
+};

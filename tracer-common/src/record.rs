@@ -54,8 +54,9 @@ pub struct Traversal {
     pub entered_ns: u64,
     /// `CLOCK_MONOTONIC` at return.
     pub left_ns: u64,
-    /// Identity of the packet, the same at each of its traversals, never used twice.
-    pub packet: u64,
+    /// `CLOCK_MONOTONIC` when the packet was first seen. Together with `skb` this is the packet's identity:
+    /// the same at each of its traversals, and of no other packet.
+    pub born_ns: u64,
     /// Address of the `sk_buff`.
     pub skb: u64,
     /// Address of the `xt_table`.

@@ -1,2 +1,143 @@
+//! The eBPF programs of `tracer`.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `main.rs` | entry points: take the arguments out of the context, call, nothing else |
+//! | `traversal.rs` | `ipt_do_table` and `ip6t_do_table`: entry, return, and the frame between them |
+//! | `follow.rs` | which packets are followed, from the first hook to the end of their life |
+//! | `filter.rs` | does this packet satisfy the user's filter |
+//! | `ip.rs` | the few header fields that following and filter look at |
+//! | `kernel.rs` | every read of kernel memory |
+//! | `maps.rs` | maps, read-only globals, counters |
+
 #![no_std]
 #![no_main]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+mod filter;
+mod follow;
+mod ip;
+mod kernel;
+mod maps;
+mod traversal;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::pt_regs,
+    macros::{kprobe, kretprobe, raw_tracepoint},
+    programs::{ProbeContext, RawTracePointContext, RetProbeContext},
+};
+use traversal::{Arguments, Invocation};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+#[kprobe]
+fn ipt_enter(ctx: ProbeContext) -> u32 {
+    enter(&ctx, AF_INET);
+    0
+}
+
+#[kretprobe]
+fn ipt_leave(ctx: RetProbeContext) -> u32 {
+    leave(&ctx);
+    0
+}
+
+#[kprobe]
+fn ip6t_enter(ctx: ProbeContext) -> u32 {
+    enter(&ctx, AF_INET6);
+    0
+}
+
+#[kretprobe]
+fn ip6t_leave(ctx: RetProbeContext) -> u32 {
+    leave(&ctx);
+    0
+}
+
+/// `trace_kfree_skb(skb, location, …)`: a packet was dropped.
+#[raw_tracepoint(tracepoint = "kfree_skb")]
+fn skb_dropped(ctx: RawTracePointContext) -> u32 {
+    follow::end(ctx.arg(0));
+    0
+}
+
+/// `trace_consume_skb(skb, …)`: a packet was used up.
+#[raw_tracepoint(tracepoint = "consume_skb")]
+fn skb_consumed(ctx: RawTracePointContext) -> u32 {
+    follow::end(ctx.arg(0));
+    0
+}
+
+/// `kfree_skbmem(skb)`: the memory is given back, on the ways that have no tracepoint (`__kfree_skb` from
+/// the TCP receive path, `net/core/skbuff.c`).
+#[kprobe]
+fn skb_freed(ctx: ProbeContext) -> u32 {
+    if let Some(skb) = ctx.arg(0) {
+        follow::end(skb);
+    }
+    0
+}
+
+#[inline(always)]
+fn enter(ctx: &ProbeContext, family: u8) {
+    let (Some(skb), Some(state), Some(table)) = (
+        argument(ctx, offset!(arg_skb)),
+        argument(ctx, offset!(arg_state)),
+        argument(ctx, offset!(arg_table)),
+    ) else {
+        return;
+    };
+    traversal::enter(
+        Invocation::at_entry(stack_pointer(ctx.as_ptr().cast())),
+        &Arguments {
+            skb,
+            state,
+            table,
+            family,
+        },
+    );
+}
+
+#[inline(always)]
+fn leave(ctx: &RetProbeContext) {
+    traversal::leave(
+        Invocation::at_return(stack_pointer(ctx.as_ptr().cast())),
+        ctx.ret::<u32>(),
+    );
+}
+
+/// The position is a constant for the verifier, which keeps one arm.
+#[inline(always)]
+fn argument(ctx: &ProbeContext, position: u32) -> Option<u64> {
+    match position {
+        0 => ctx.arg(0),
+        1 => ctx.arg(1),
+        2 => ctx.arg(2),
+        _ => None,
+    }
+}
+
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+fn stack_pointer(regs: *const pt_regs) -> u64 {
+    // SAFETY: `regs` is the context that the kernel passed to the program.
+    unsafe { (*regs).rsp }
+}
+
+/// Host builds (`cargo check`, editors) have no target architecture.
+#[cfg(not(bpf_target_arch = "x86_64"))]
+fn stack_pointer(_: *const pt_regs) -> u64 {
+    0
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,1 +1,10 @@
-//! stub
+//! Shows which iptables tables, chains and rules a packet passes, without touching the node.
+//!
+//! Data flows one way: kernel record → [`traversal`] → [`output`]. The kernel's side is in [`kernel`], what the
+//! user typed in [`cli`]. `ARCHITECTURE.md` has the map.
+
+pub mod cli;
+pub mod kernel;
+pub mod output;
+pub mod packet;
+pub mod traversal;

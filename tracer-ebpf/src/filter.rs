@@ -1,0 +1,125 @@
+//! Does this packet satisfy the user's filter?
+
+use tracer_common::{TABLES_MAX, criteria};
+
+use crate::{
+    asked, asked_words, ip,
+    kernel::{Gap, Skb, read},
+    offset,
+    traversal::{Arguments, TableName},
+};
+
+/// Whether the packet is to be followed. Cheapest questions first; nothing is copied.
+#[inline(always)]
+pub(crate) fn satisfied(arguments: &Arguments, netns: u32) -> Result<bool, Gap> {
+    let criteria = asked!(criteria);
+    if criteria & criteria::NETNS != 0 && netns != asked!(netns) {
+        return Ok(false);
+    }
+    let skb = Skb(arguments.skb);
+    if criteria & criteria::MARK != 0 && skb.mark()? & asked!(mark_mask) != asked!(mark) {
+        return Ok(false);
+    }
+    if criteria & criteria::IN_DEVICE != 0
+        && !device_satisfies(
+            read(arguments.state, offset!(state_in))?,
+            asked_words!(in_device),
+            asked_words!(in_device_mask),
+        )?
+    {
+        return Ok(false);
+    }
+    if criteria & criteria::OUT_DEVICE != 0
+        && !device_satisfies(
+            read(arguments.state, offset!(state_out))?,
+            asked_words!(out_device),
+            asked_words!(out_device_mask),
+        )?
+    {
+        return Ok(false);
+    }
+    if criteria & criteria::HEADERS != 0 {
+        return headers_satisfy(skb.network_header()?, arguments.family, criteria);
+    }
+    Ok(true)
+}
+
+/// Names are compared as iptables compares them, over the bytes of the mask. No device satisfies no name.
+#[inline(always)]
+fn device_satisfies(device: u64, wanted: [u32; 4], mask: [u32; 4]) -> Result<bool, Gap> {
+    Ok(device != 0 && equal_under(&read(device, offset!(device_name))?, &wanted, &mask))
+}
+
+#[inline(always)]
+fn equal_under(words: &[u32; 4], wanted: &[u32; 4], mask: &[u32; 4]) -> bool {
+    (words[0] ^ wanted[0]) & mask[0] == 0
+        && (words[1] ^ wanted[1]) & mask[1] == 0
+        && (words[2] ^ wanted[2]) & mask[2] == 0
+        && (words[3] ^ wanted[3]) & mask[3] == 0
+}
+
+#[inline(always)]
+fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> {
+    if criteria & (criteria::SOURCE | criteria::DESTINATION) != 0 {
+        let addresses = ip::addresses(header, family)?;
+        if criteria & criteria::SOURCE != 0
+            && !equal_under(
+                &addresses.source,
+                &asked_words!(source.address),
+                &asked_words!(source.mask),
+            )
+        {
+            return Ok(false);
+        }
+        if criteria & criteria::DESTINATION != 0
+            && !equal_under(
+                &addresses.destination,
+                &asked_words!(destination.address),
+                &asked_words!(destination.mask),
+            )
+        {
+            return Ok(false);
+        }
+    }
+    if criteria & (criteria::PROTOCOL | criteria::PORTS) == 0 {
+        return Ok(true);
+    }
+    let transport = ip::transport(header, family)?;
+    if criteria & criteria::PROTOCOL != 0 && transport.protocol != asked!(protocol) {
+        return Ok(false);
+    }
+    if criteria & criteria::PORTS == 0 {
+        return Ok(true);
+    }
+    let Some((source, destination)) = ip::ports(&transport)? else {
+        return Ok(false);
+    };
+    let source_wanted = asked!(source_port_min)..=asked!(source_port_max);
+    let destination_wanted = asked!(destination_port_min)..=asked!(destination_port_max);
+    let either_wanted = asked!(either_port_min)..=asked!(either_port_max);
+    Ok(
+        (criteria & criteria::SOURCE_PORT == 0 || source_wanted.contains(&source))
+            && (criteria & criteria::DESTINATION_PORT == 0 || destination_wanted.contains(&destination))
+            && (criteria & criteria::EITHER_PORT == 0
+                || either_wanted.contains(&source)
+                || either_wanted.contains(&destination)),
+    )
+}
+
+/// Whether traversals of this table at this hook are to be recorded.
+#[inline(always)]
+pub(crate) fn in_scope(hook: u8, table: &TableName) -> bool {
+    if asked!(hooks) & (1 << (hook & 7)) == 0 {
+        return false;
+    }
+    let wanted_len = asked!(tables_len) as usize;
+    if wanted_len == 0 {
+        return true;
+    }
+    for index in 0..TABLES_MAX {
+        if index < wanted_len && asked_words!(tables[index]) == *table {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,111 @@
+//! Which packets are followed, from the first traversal that satisfied the filter to the end of their life.
+//!
+//! The address of an `sk_buff` names a packet only while it lives; the kernel uses it again at once. So an
+//! entry of [`FOLLOWED`] is removed when the `sk_buff` is freed. Should an end be missed (a probe does not
+//! run while another one runs on the same CPU), two more checks keep the next packet at that address from
+//! being taken for this one: hooks come in an order, and a packet that comes round again (loopback, veth)
+//! still has its [`ip::fingerprint`].
+
+use tracer_common::{
+    Counter, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT, HOOK_POST_ROUTING, HOOK_PRE_ROUTING,
+};
+
+use crate::{
+    maps::{FOLLOWED, count},
+    traversal::TableName,
+};
+
+/// Where and when a followed packet was last seen.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Life {
+    /// When it was first seen; with the address of the `sk_buff` this is the packet's identity.
+    pub(crate) born_ns: u64,
+    /// [`crate::ip::fingerprint`] at its last traversal.
+    pub(crate) fingerprint: u64,
+    pub(crate) netns: u32,
+    pub(crate) hook: u8,
+    pub(crate) rank: u8,
+    pub(crate) padding: u16,
+}
+
+/// Rank of a table at its hook: the order in which the kernel's hook priorities run them
+/// (`enum nf_ip_hook_priorities`, `include/uapi/linux/netfilter_ipv4.h`: raw -300, mangle -150, dnat -100,
+/// filter 0, security 50, snat 100). An unknown table has none.
+#[inline(always)]
+pub(crate) fn rank(hook: u8, table: &TableName) -> u8 {
+    match &[table[0].to_ne_bytes(), table[1].to_ne_bytes()] {
+        [[b'r', b'a', b'w', 0], _] => 1,
+        [[b'm', b'a', b'n', b'g'], [b'l', b'e', 0, 0]] => 2,
+        [[b'n', b'a', b't', 0], _] if hook == HOOK_PRE_ROUTING || hook == HOOK_LOCAL_OUT => 3,
+        [[b'f', b'i', b'l', b't'], [b'e', b'r', 0, 0]] => 4,
+        [[b's', b'e', b'c', b'u'], [b'r', b'i', b't', b'y']] => 5,
+        [[b'n', b'a', b't', 0], _] => 6,
+        _ => 0,
+    }
+}
+
+/// The life that a packet at this address had, if this can still be the same packet.
+#[inline(always)]
+pub(crate) fn known(skb: u64, now: &Life) -> Option<u64> {
+    let life = FOLLOWED.get_ptr_mut(skb)?;
+    // SAFETY: the map returned a valid, aligned pointer; the entry is preallocated and stays mapped.
+    let before = unsafe { *life };
+    if !comes_after(&before, now) {
+        count(Counter::EndMissed);
+        let _ = FOLLOWED.remove(skb);
+        return None;
+    }
+    // SAFETY: as above; nobody else writes to the life of a packet that this CPU is working on.
+    unsafe {
+        *life = Life {
+            born_ns: before.born_ns,
+            ..*now
+        }
+    };
+    Some(before.born_ns)
+}
+
+/// Whether a packet that was last seen at `before` can be seen `now`.
+#[inline(always)]
+fn comes_after(before: &Life, now: &Life) -> bool {
+    let same_packet = before.fingerprint == now.fingerprint;
+    if before.netns != now.netns {
+        return same_packet;
+    }
+    match (before.hook, now.hook) {
+        // Onward within a hook. The same table again is a packet that a queue sent back (NF_REPEAT).
+        (from, to) if from == to => {
+            before.rank < now.rank
+                || before.rank == 0
+                || now.rank == 0
+                || same_packet && before.rank == now.rank
+        }
+        (HOOK_PRE_ROUTING, HOOK_LOCAL_IN | HOOK_FORWARD | HOOK_POST_ROUTING)
+        | (HOOK_FORWARD | HOOK_LOCAL_OUT, HOOK_POST_ROUTING) => true,
+        // Round again: loopback, a tunnel's inner packet, IPVS, a filter table without neighbours.
+        (HOOK_POST_ROUTING | HOOK_LOCAL_IN, HOOK_PRE_ROUTING | HOOK_LOCAL_OUT)
+        | (HOOK_LOCAL_OUT | HOOK_POST_ROUTING, HOOK_PRE_ROUTING | HOOK_LOCAL_IN | HOOK_FORWARD) => {
+            same_packet
+        }
+        _ => false,
+    }
+}
+
+/// Starts to follow a packet. False where there is no room.
+#[inline(always)]
+pub(crate) fn begin(skb: u64, life: &Life) -> bool {
+    if FOLLOWED.insert(skb, life, 0).is_ok() {
+        return true;
+    }
+    count(Counter::PacketsFull);
+    false
+}
+
+/// The `sk_buff` is free: whatever comes at this address next is another packet.
+#[inline(always)]
+pub(crate) fn end(skb: u64) {
+    if FOLLOWED.get_ptr(skb).is_some() {
+        let _ = FOLLOWED.remove(skb);
+    }
+}

@@ -1,0 +1,85 @@
+//! Every read of kernel memory.
+//!
+//! Addresses are plain numbers here: they belong to the kernel and are never dereferenced, only handed to
+//! `bpf_probe_read_kernel`, which fails on a bad one. A failed read is a [`Gap`]; it is counted by whoever
+//! can also mark the record.
+
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel as read_raw,
+};
+use tracer_common::HEADERS_LEN_MAX;
+
+use crate::offset;
+
+/// A read failed.
+pub(crate) struct Gap;
+
+/// Reads a `T` at `address + offset`.
+#[inline(always)]
+pub(crate) fn read<T>(address: u64, offset: u32) -> Result<T, Gap> {
+    // SAFETY: the helper checks the address; `T` is an integer or an array of integers at every call.
+    unsafe { bpf_probe_read_kernel((address + u64::from(offset)) as *const T) }.map_err(|_| Gap)
+}
+
+/// Fills `to` from `address + offset`.
+#[inline(always)]
+pub(crate) fn copy(address: u64, offset: u32, to: &mut [u8]) -> Result<(), Gap> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_kernel_buf((address + u64::from(offset)) as *const u8, to) }.map_err(|_| Gap)
+}
+
+/// Copies the first `len` bytes at `address`; `len` is cut to what fits.
+#[inline(always)]
+pub(crate) fn copy_headers(address: u64, len: u32, to: &mut [u8; HEADERS_LEN_MAX]) -> Result<u16, Gap> {
+    let len = len.min(HEADERS_LEN_MAX as u32);
+    // SAFETY: `len` is at most the size of `to`, and the helper checks the address.
+    let failed = unsafe { read_raw(to.as_mut_ptr().cast(), len, address as *const _) };
+    if failed != 0 { Err(Gap) } else { Ok(len as u16) }
+}
+
+/// A `struct sk_buff`.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb(pub(crate) u64);
+
+impl Skb {
+    #[inline(always)]
+    pub(crate) fn mark(self) -> Result<u32, Gap> {
+        read(self.0, offset!(skb_mark))
+    }
+
+    #[inline(always)]
+    pub(crate) fn len(self) -> Result<u32, Gap> {
+        read(self.0, offset!(skb_len))
+    }
+
+    /// Address of the network header.
+    #[inline(always)]
+    pub(crate) fn network_header(self) -> Result<u64, Gap> {
+        let head: u64 = read(self.0, offset!(skb_head))?;
+        let network: u16 = read(self.0, offset!(skb_network_header))?;
+        Ok(head + u64::from(network))
+    }
+
+    /// Bytes from the network header to the end of the linear part.
+    #[inline(always)]
+    pub(crate) fn linear_len(self, network_header: u64) -> Result<u32, Gap> {
+        let data: u64 = read(self.0, offset!(skb_data))?;
+        let len: u32 = read(self.0, offset!(skb_len))?;
+        let data_len: u32 = read(self.0, offset!(skb_data_len))?;
+        let end = data + u64::from(len.wrapping_sub(data_len));
+        Ok(end.saturating_sub(network_header) as u32)
+    }
+
+    /// Address and length of the link-layer header; length zero where the packet has none
+    /// (`skb_mac_header_was_set`, `include/linux/skbuff.h`).
+    #[inline(always)]
+    pub(crate) fn link_header(self) -> Result<(u64, u16), Gap> {
+        let head: u64 = read(self.0, offset!(skb_head))?;
+        let mac: u16 = read(self.0, offset!(skb_mac_header))?;
+        let network: u16 = read(self.0, offset!(skb_network_header))?;
+        if mac == u16::MAX || mac >= network {
+            return Ok((0, 0));
+        }
+        Ok((head + u64::from(mac), network - mac))
+    }
+}

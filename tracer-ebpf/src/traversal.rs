@@ -1,0 +1,262 @@
+//! `ipt_do_table` and `ip6t_do_table`: one record from entry to return.
+
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use tracer_common::{ABSENT, Counter, IFNAME_LEN, LINK_HEADER_LEN_MAX, TABLE_NAME_LEN, Traversal, flags};
+
+use crate::{
+    filter, follow,
+    follow::Life,
+    ip,
+    kernel::{Gap, Skb, copy, copy_headers, read},
+    maps::{FRAMES, RECORDS, count},
+    offset,
+};
+
+/// `NF_STOLEN`, `include/uapi/linux/netfilter.h`.
+const NF_STOLEN: u32 = 2;
+const NF_VERDICT_MASK: u32 = 0xff;
+
+/// One call of the function, by where its return address lies on the kernel stack.
+///
+/// This names the call on every kernel, however it is interrupted, preempted or moved to another CPU before
+/// it returns: no other call can use that stack slot while it lasts. A stack of frames per CPU cannot say
+/// so: `ipt_do_table` disables bottom halves only after its entry and enables them before its return, and a
+/// preemptible kernel may run another task's traversal on this CPU at both ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Invocation(u64);
+
+impl Invocation {
+    /// At entry the stack pointer points to the return address.
+    #[inline(always)]
+    pub(crate) fn at_entry(stack_pointer: u64) -> Self {
+        Self(stack_pointer)
+    }
+
+    /// At return the address has been taken from the stack (x86: `arch_rethook_trampoline`, before 5.18
+    /// `kretprobe_trampoline`, both report the caller's stack pointer).
+    #[inline(always)]
+    pub(crate) fn at_return(stack_pointer: u64) -> Self {
+        Self(stack_pointer.wrapping_sub(8))
+    }
+}
+
+/// Arguments of the call, as addresses, and the family that the function stands for.
+pub(crate) struct Arguments {
+    pub(crate) skb: u64,
+    pub(crate) state: u64,
+    pub(crate) table: u64,
+    pub(crate) family: u8,
+}
+
+/// `xt_table.name` in words, to be compared in few instructions.
+pub(crate) type TableName = [u32; TABLE_NAME_LEN / 4];
+
+static EMPTY: Traversal = Traversal::EMPTY;
+
+/// Decides whether this traversal is recorded, and if so opens its frame.
+#[inline(always)]
+pub(crate) fn enter(invocation: Invocation, arguments: &Arguments) {
+    if let Err(Gap) = try_enter(invocation, arguments) {
+        count(Counter::ReadFailed);
+    }
+}
+
+#[inline(always)]
+fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
+    let net: u64 = read(arguments.state, offset!(state_net))?;
+    let netns: u32 = read(net, offset!(net_inum))?;
+    let hook: u8 = read(arguments.state, offset!(state_hook))?;
+    let table_name: TableName = read(arguments.table, offset!(table_name))?;
+    let network_header = Skb(arguments.skb).network_header()?;
+    let entered_ns = now_ns();
+    let life = Life {
+        born_ns: entered_ns,
+        fingerprint: ip::fingerprint(network_header, arguments.family)?,
+        netns,
+        hook,
+        rank: follow::rank(hook, &table_name),
+        padding: 0,
+    };
+    let (born_ns, mut flags) = match follow::known(arguments.skb, &life) {
+        Some(born_ns) => (born_ns, 0),
+        None if !filter::satisfied(arguments, netns)? => return Ok(()),
+        None if follow::begin(arguments.skb, &life) => (entered_ns, flags::FIRST),
+        None => (entered_ns, flags::FIRST | flags::NOT_FOLLOWED),
+    };
+    if !filter::in_scope(hook, &table_name) {
+        return Ok(());
+    }
+    let Some(frame) = open(invocation) else {
+        return Ok(());
+    };
+    frame.entered_ns = entered_ns;
+    frame.born_ns = born_ns;
+    frame.skb = arguments.skb;
+    frame.table = arguments.table;
+    frame.netns = netns;
+    // SAFETY: the helper has no preconditions.
+    frame.cpu = unsafe { bpf_get_smp_processor_id() };
+    frame.family = arguments.family;
+    frame.hook = hook;
+    // SAFETY: the same number of bytes, of which every pattern is a value.
+    frame.table_name = unsafe { core::mem::transmute::<TableName, [u8; TABLE_NAME_LEN]>(table_name) };
+    // Each part on its own: a gap in one leaves the others whole.
+    for part in [
+        fill_table(frame, arguments.table),
+        fill_devices(frame, arguments.state),
+        fill_packet(frame, Skb(arguments.skb), network_header),
+        fill_link_header(frame, Skb(arguments.skb)),
+        fill_conntrack(frame, arguments.skb),
+        fill_owner(frame, arguments.skb, net),
+    ] {
+        if part.is_err() {
+            flags |= flags::READ_FAILED;
+            count(Counter::ReadFailed);
+        }
+    }
+    frame.flags |= flags;
+    Ok(())
+}
+
+/// Opens an empty frame for this call.
+#[inline(always)]
+fn open<'a>(invocation: Invocation) -> Option<&'a mut Traversal> {
+    if FRAMES.get_ptr(invocation).is_some() {
+        // An earlier call at the same place of the stack has returned unseen.
+        count(Counter::ExitMissed);
+    }
+    if FRAMES.insert(invocation, &EMPTY, 0).is_err() {
+        count(Counter::FramesFull);
+        return None;
+    }
+    // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
+    FRAMES.get_ptr_mut(invocation).map(|frame| unsafe { &mut *frame })
+}
+
+#[inline(always)]
+fn fill_table(frame: &mut Traversal, table: u64) -> Result<(), Gap> {
+    frame.table_info = read(table, offset!(table_private))?;
+    Ok(())
+}
+
+#[inline(always)]
+fn fill_devices(frame: &mut Traversal, state: u64) -> Result<(), Gap> {
+    let (device_in, device_out): (u64, u64) =
+        (read(state, offset!(state_in))?, read(state, offset!(state_out))?);
+    if device_in != 0 {
+        frame.in_ifindex = read(device_in, offset!(device_ifindex))?;
+        frame.in_device_type = read(device_in, offset!(device_type))?;
+        frame.in_hard_header_len = read(device_in, offset!(device_hard_header_len))?;
+        frame.in_device = read::<[u8; IFNAME_LEN]>(device_in, offset!(device_name))?;
+    }
+    if device_out != 0 {
+        frame.out_ifindex = read(device_out, offset!(device_ifindex))?;
+        frame.out_device = read::<[u8; IFNAME_LEN]>(device_out, offset!(device_name))?;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn fill_packet(frame: &mut Traversal, skb: Skb, network_header: u64) -> Result<(), Gap> {
+    frame.mark_before = skb.mark()?;
+    frame.packet_len = skb.len()?;
+    let linear_len = skb.linear_len(network_header)?;
+    frame.headers_len = copy_headers(network_header, linear_len, &mut frame.headers)?;
+    if linear_len < frame.packet_len && u32::from(frame.headers_len) == linear_len {
+        frame.flags |= flags::HEADERS_NOT_LINEAR;
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn fill_link_header(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
+    let (address, len) = skb.link_header()?;
+    // A longer one is no header of a device that IP runs over; its length still tells.
+    if len != 0 && len as usize <= LINK_HEADER_LEN_MAX {
+        copy(address, 0, &mut frame.link_header)?;
+    }
+    frame.link_header_len = len;
+    Ok(())
+}
+
+/// `skb->_nfct` holds the `nf_conn` and, in its low three bits, the `enum ip_conntrack_info`
+/// (`nf_ct_get`, `include/net/netfilter/nf_conntrack.h`).
+#[inline(always)]
+fn fill_conntrack(frame: &mut Traversal, skb: u64) -> Result<(), Gap> {
+    if offset!(skb_nfct) == ABSENT {
+        return Ok(());
+    }
+    let nfct: u64 = read(skb, offset!(skb_nfct))?;
+    frame.conntrack_info = (nfct & 7) as u8;
+    frame.conntrack = nfct & !7;
+    if frame.conntrack == 0 || offset!(conntrack_status) == ABSENT {
+        return Ok(());
+    }
+    frame.conntrack_status = read(frame.conntrack, offset!(conntrack_status))?;
+    if offset!(conntrack_mark) != ABSENT {
+        frame.conntrack_mark = read(frame.conntrack, offset!(conntrack_mark))?;
+    }
+    frame.flags |= flags::CONNTRACK;
+    Ok(())
+}
+
+/// What `nf_log_dump_sk_uid_gid` (`net/netfilter/nf_log_syslog.c`) prints: the owner of the file that the
+/// socket belongs to, where it is a full socket of this network namespace.
+#[inline(always)]
+fn fill_owner(frame: &mut Traversal, skb: u64, net: u64) -> Result<(), Gap> {
+    /// `TCP_TIME_WAIT` and `TCP_NEW_SYN_RECV` (`include/net/tcp_states.h`) are no full sockets.
+    const NOT_FULL: [u8; 2] = [6, 12];
+
+    let sock: u64 = read(skb, offset!(skb_sk))?;
+    if sock == 0 || NOT_FULL.contains(&read(sock, offset!(sock_state))?) {
+        return Ok(());
+    }
+    if read::<u64>(sock, offset!(sock_net))? != net {
+        return Ok(());
+    }
+    let socket: u64 = read(sock, offset!(sock_socket))?;
+    if socket == 0 {
+        return Ok(());
+    }
+    let file: u64 = read(socket, offset!(socket_file))?;
+    if file == 0 {
+        return Ok(());
+    }
+    let cred: u64 = read(file, offset!(file_cred))?;
+    frame.uid = read(cred, offset!(cred_fsuid))?;
+    frame.gid = read(cred, offset!(cred_fsgid))?;
+    frame.flags |= flags::OWNER;
+    Ok(())
+}
+
+/// Closes the frame of this call, if it has one, and sends the record.
+#[inline(always)]
+pub(crate) fn leave(invocation: Invocation, verdict: u32) {
+    let Some(frame) = FRAMES.get_ptr_mut(invocation) else {
+        return;
+    };
+    // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
+    let frame = unsafe { &mut *frame };
+    frame.left_ns = now_ns();
+    frame.verdict = verdict;
+    if verdict & NF_VERDICT_MASK == NF_STOLEN {
+        frame.flags |= flags::GONE_AT_EXIT;
+    } else if let Ok(mark) = Skb(frame.skb).mark() {
+        frame.mark_after = mark;
+    } else {
+        frame.flags |= flags::READ_FAILED;
+        count(Counter::ReadFailed);
+    }
+    count(match RECORDS.output::<Traversal>(&*frame, 0) {
+        Ok(()) => Counter::Delivered,
+        Err(_) => Counter::RingFull,
+    });
+    let _ = FRAMES.remove(invocation);
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}

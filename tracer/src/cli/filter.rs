@@ -1,0 +1,488 @@
+//! The filter flags: which packets to follow, which of their traversals to show.
+
+use std::{
+    fs,
+    net::IpAddr,
+    os::linux::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use clap::Args;
+use tracer_common::{Filter, HOOKS_ALL, IFNAME_LEN, Prefix, TABLE_NAME_LEN, TABLES_MAX, criteria, protocols};
+
+use crate::traversal::{Family, Hook};
+
+/// Which packets to follow. A packet is followed from the first table at which it satisfies all of these to the
+/// last, also after NAT has changed what they look at. Without any, every packet is followed.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Which packets (all that are given must hold; the packet is then followed to its end)")]
+pub struct FilterArgs {
+    /// Only IPv4 (iptables)
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// Only IPv6 (ip6tables)
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// Protocol: tcp, udp, udplite, icmp, icmpv6, sctp, dccp, esp, ah, gre or a number
+    #[arg(short, long, value_name = "PROTOCOL")]
+    proto: Option<Protocol>,
+    /// Source address or prefix
+    #[arg(short, long, value_name = "ADDRESS[/LEN]")]
+    src: Option<Network>,
+    /// Destination address or prefix
+    #[arg(short, long, value_name = "ADDRESS[/LEN]")]
+    dst: Option<Network>,
+    /// Source port
+    #[arg(long, value_name = "PORT[-PORT]")]
+    sport: Option<Ports>,
+    /// Destination port
+    #[arg(long, value_name = "PORT[-PORT]")]
+    dport: Option<Ports>,
+    /// Port on either side
+    #[arg(long, value_name = "PORT[-PORT]")]
+    port: Option<Ports>,
+    /// In device; a final + stands for any ending
+    #[arg(short, long, value_name = "DEVICE[+]")]
+    in_interface: Option<DeviceName>,
+    /// Out device; a final + stands for any ending
+    #[arg(short, long, value_name = "DEVICE[+]")]
+    out_interface: Option<DeviceName>,
+    /// Packet mark, as the mark match takes it
+    #[arg(short, long, value_name = "VALUE[/MASK]")]
+    mark: Option<Mark>,
+    /// Network namespace: a name of `ip netns`, a process id, a path, or net:[INODE]
+    #[arg(long, value_name = "NAMESPACE")]
+    netns: Option<Netns>,
+    /// Show only this table (may be given several times)
+    #[arg(short, long = "table", value_name = "TABLE", help_heading = "Which of their tables to show")]
+    tables: Vec<TableName>,
+    /// Show only this hook: PREROUTING, INPUT, FORWARD, OUTPUT or POSTROUTING (may be given several times)
+    #[arg(long = "hook", value_name = "HOOK", help_heading = "Which of their tables to show")]
+    hooks: Vec<HookName>,
+}
+
+/// Why the flags make no filter.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FilterError {
+    /// Prefixes or flags of both families.
+    #[error("{0} and {1} are of different address families: no packet has both")]
+    Families(String, String),
+    /// Too many tables.
+    #[error("more than {TABLES_MAX} tables")]
+    Tables,
+}
+
+impl FilterArgs {
+    /// The families that the filter leaves, IPv4 and IPv6.
+    ///
+    /// # Errors
+    /// Flags that no packet can satisfy together.
+    pub fn families(&self) -> Result<(bool, bool), FilterError> {
+        let said = [
+            self.ipv4.then(|| ("--ipv4".to_owned(), Family::Ipv4)),
+            self.ipv6.then(|| ("--ipv6".to_owned(), Family::Ipv6)),
+            self.src.as_ref().map(|network| (format!("--src {network}"), network.family())),
+            self.dst.as_ref().map(|network| (format!("--dst {network}"), network.family())),
+        ];
+        let mut said = said.into_iter().flatten();
+        let Some((first, family)) = said.next() else {
+            return Ok((true, true));
+        };
+        if let Some((other, _)) = said.find(|(_, other)| *other != family) {
+            return Err(FilterError::Families(first, other));
+        }
+        Ok((family == Family::Ipv4, family == Family::Ipv6))
+    }
+
+    /// The filter for the programs.
+    ///
+    /// # Errors
+    /// Flags that no packet can satisfy together, or more of one kind than the programs can take.
+    pub fn filter(&self) -> Result<Filter, FilterError> {
+        self.families()?;
+        let mut filter = Filter::EVERYTHING;
+        if let Some(Protocol(protocol)) = self.proto {
+            filter.criteria |= criteria::PROTOCOL;
+            filter.protocol = protocol;
+        }
+        if let Some(network) = &self.src {
+            filter.criteria |= criteria::SOURCE;
+            filter.source = network.prefix();
+        }
+        if let Some(network) = &self.dst {
+            filter.criteria |= criteria::DESTINATION;
+            filter.destination = network.prefix();
+        }
+        if let Some(ports) = self.sport {
+            filter.criteria |= criteria::SOURCE_PORT;
+            (filter.source_port_min, filter.source_port_max) = (ports.min, ports.max);
+        }
+        if let Some(ports) = self.dport {
+            filter.criteria |= criteria::DESTINATION_PORT;
+            (filter.destination_port_min, filter.destination_port_max) = (ports.min, ports.max);
+        }
+        if let Some(ports) = self.port {
+            filter.criteria |= criteria::EITHER_PORT;
+            (filter.either_port_min, filter.either_port_max) = (ports.min, ports.max);
+        }
+        if let Some(device) = &self.in_interface {
+            filter.criteria |= criteria::IN_DEVICE;
+            (filter.in_device, filter.in_device_mask) = (device.name, device.mask);
+        }
+        if let Some(device) = &self.out_interface {
+            filter.criteria |= criteria::OUT_DEVICE;
+            (filter.out_device, filter.out_device_mask) = (device.name, device.mask);
+        }
+        if let Some(mark) = self.mark {
+            filter.criteria |= criteria::MARK;
+            (filter.mark, filter.mark_mask) = (mark.value, mark.mask);
+        }
+        if let Some(Netns(inode)) = self.netns {
+            filter.criteria |= criteria::NETNS;
+            filter.netns = inode;
+        }
+        if !self.hooks.is_empty() {
+            filter.hooks = self.hooks.iter().fold(0, |bits, HookName(hook)| bits | 1 << hook.number());
+        }
+        debug_assert!(filter.hooks & !HOOKS_ALL == 0);
+        if self.tables.len() > TABLES_MAX {
+            return Err(FilterError::Tables);
+        }
+        for (slot, TableName(name)) in filter.tables.iter_mut().zip(&self.tables) {
+            *slot = *name;
+            filter.tables_len += 1;
+        }
+        Ok(filter)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Protocol(u8);
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self(match text.to_ascii_lowercase().as_str() {
+            "icmp" => 1,
+            "tcp" => protocols::TCP,
+            "udp" => protocols::UDP,
+            "dccp" => protocols::DCCP,
+            "gre" => 47,
+            "esp" => 50,
+            "ah" => protocols::AUTHENTICATION,
+            "icmpv6" | "icmp6" | "ipv6-icmp" => 58,
+            "sctp" => protocols::SCTP,
+            "udplite" => protocols::UDP_LITE,
+            number => number.parse().map_err(|_| "not a protocol name or a number up to 255".to_owned())?,
+        }))
+    }
+}
+
+/// An address prefix; the address has no bits beyond its length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Network {
+    address: IpAddr,
+    len: u8,
+}
+
+impl Network {
+    fn family(&self) -> Family {
+        if self.address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+    }
+
+    fn prefix(&self) -> Prefix {
+        let ones = u128::MAX.checked_shl(128 - u32::from(self.len)).unwrap_or(0);
+        let mask = ones.to_be_bytes();
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let mut bytes = [0; 16];
+                bytes[..4].copy_from_slice(&address.octets());
+                bytes
+            }
+            IpAddr::V6(address) => address.octets(),
+        };
+        Prefix { address, mask }
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.len)
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
+        let address: IpAddr =
+            address.parse().map_err(|_| "not an address or prefix (10.0.0.0/8, fd00::/8)".to_owned())?;
+        let len_max = if address.is_ipv4() { 32 } else { 128 };
+        let len = match len {
+            None => len_max,
+            Some(len) => len
+                .parse()
+                .ok()
+                .filter(|len| *len <= len_max)
+                .ok_or_else(|| format!("the prefix length is not a number from 0 to {len_max}"))?,
+        };
+        let network = Self { address, len };
+        let Prefix { address, mask } = network.prefix();
+        let within: Vec<u8> = address.iter().zip(mask).map(|(byte, mask)| byte & mask).collect();
+        if within != address {
+            return Err(format!("the address has bits beyond the prefix length {len}"));
+        }
+        Ok(network)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ports {
+    min: u16,
+    max: u16,
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    /// `80`, `30000-32767`, also with the colon of iptables.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| text.parse().map_err(|_| "not a port from 0 to 65535, or a range 1000-2000".to_owned());
+        let (min, max) = text.split_once(['-', ':']).unwrap_or((text, text));
+        let (min, max) = (port(min)?, port(max)?);
+        if min > max {
+            return Err(format!("the range is empty: {min} is greater than {max}"));
+        }
+        Ok(Self { min, max })
+    }
+}
+
+/// A device name as iptables compares it: over the name and its NUL, or with a final `+` over what precedes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct DeviceName {
+    name: [u8; IFNAME_LEN],
+    mask: [u8; IFNAME_LEN],
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (stem, compared_len) = match text.strip_suffix('+') {
+            Some(stem) => (stem, stem.len()),
+            None => (text, text.len() + 1),
+        };
+        if text.is_empty() || stem.len() >= IFNAME_LEN {
+            return Err(format!("a device name has 1 to {} bytes", IFNAME_LEN - 1));
+        }
+        let mut device = Self { name: [0; IFNAME_LEN], mask: [0; IFNAME_LEN] };
+        device.name[..stem.len()].copy_from_slice(stem.as_bytes());
+        device.mask[..compared_len].fill(0xff);
+        Ok(device)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    value: u32,
+    mask: u32,
+}
+
+impl FromStr for Mark {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| {
+            let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+                Some(hex) => u32::from_str_radix(hex, 16),
+                None => text.parse(),
+            };
+            parsed.map_err(|_| "not a mark (0x4000, 0x4000/0xc000, 7)".to_owned())
+        };
+        let (value, mask) = match text.split_once('/') {
+            Some((value, mask)) => (number(value)?, number(mask)?),
+            None => (number(text)?, u32::MAX),
+        };
+        if value & !mask != 0 {
+            return Err(format!("no packet can have it: {value:#x} has bits outside of the mask {mask:#x}"));
+        }
+        Ok(Self { value, mask })
+    }
+}
+
+/// A network namespace by the inode number of its nsfs file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Netns(u32);
+
+impl FromStr for Netns {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(inode) = text.strip_prefix("net:[").and_then(|text| text.strip_suffix(']')) {
+            return inode.parse().map(Self).map_err(|_| "not an inode number in net:[…]".to_owned());
+        }
+        let path = if text.contains('/') {
+            PathBuf::from(text)
+        } else if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            Path::new("/proc").join(text).join("ns/net")
+        } else {
+            Path::new("/run/netns").join(text)
+        };
+        netns_inode(&path).map(Self)
+    }
+}
+
+/// The inode number of the network namespace that a path stands for.
+///
+/// # Errors
+/// A sentence: the path is not there, or is no network namespace.
+pub(super) fn netns_inode(path: &Path) -> Result<u32, String> {
+    const NSFS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::FsType(libc::NSFS_MAGIC);
+
+    let said = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let file = fs::File::open(path).map_err(|error| said(&error))?;
+    let filesystem = nix::sys::statfs::fstatfs(&file).map_err(|error| said(&error))?;
+    if filesystem.filesystem_type() != NSFS_MAGIC {
+        return Err(said(&"not a network namespace"));
+    }
+    let inode = file.metadata().map_err(|error| said(&error))?.st_ino();
+    u32::try_from(inode).map_err(|_| said(&"an inode number that no namespace has"))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TableName([u8; TABLE_NAME_LEN]);
+
+impl FromStr for TableName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.len() >= TABLE_NAME_LEN {
+            return Err(format!("a table name has 1 to {} bytes", TABLE_NAME_LEN - 1));
+        }
+        let mut name = [0; TABLE_NAME_LEN];
+        name[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self(name))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct HookName(Hook);
+
+impl FromStr for HookName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Hook::NAMED
+            .into_iter()
+            .find(|hook| hook.to_string().eq_ignore_ascii_case(text))
+            .map(Self)
+            .ok_or_else(|| "not one of PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        filter: FilterArgs,
+    }
+
+    fn filter(flags: &[&str]) -> Result<Filter, String> {
+        let cli = Cli::try_parse_from(["tracer"].iter().chain(flags)).map_err(|error| error.to_string())?;
+        cli.filter.filter().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_flags_everything_is_followed() {
+        assert_eq!(filter(&[]), Ok(Filter::EVERYTHING));
+    }
+
+    #[test]
+    fn each_flag_sets_its_criterion() {
+        for (flags, criterion) in [
+            (["--proto", "tcp"], criteria::PROTOCOL),
+            (["--src", "10.0.0.0/8"], criteria::SOURCE),
+            (["--dst", "fd00::1"], criteria::DESTINATION),
+            (["--sport", "1"], criteria::SOURCE_PORT),
+            (["--dport", "30000-32767"], criteria::DESTINATION_PORT),
+            (["--port", "80:90"], criteria::EITHER_PORT),
+            (["--in-interface", "eth+"], criteria::IN_DEVICE),
+            (["--out-interface", "lo"], criteria::OUT_DEVICE),
+            (["--mark", "0x4000/0x4000"], criteria::MARK),
+            (["--netns", "net:[4026531840]"], criteria::NETNS),
+        ] {
+            assert_eq!(filter(&flags).map(|filter| filter.criteria), Ok(criterion), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_masks_in_network_order() {
+        let prefix = filter(&["--src", "10.244.0.0/16"]).unwrap().source;
+        assert_eq!((&prefix.address[..4], &prefix.mask[..4]), (&[10, 244, 0, 0][..], &[255, 255, 0, 0][..]));
+        let prefix = filter(&["--dst", "::/0"]).unwrap().destination;
+        assert_eq!(prefix.mask, [0; 16]);
+        let prefix = filter(&["--dst", "fd00::1"]).unwrap().destination;
+        assert_eq!(prefix.mask, [255; 16]);
+    }
+
+    #[test]
+    fn a_whole_ipv4_address_leaves_no_mask_beyond_it() {
+        let prefix = filter(&["--src", "10.0.0.1"]).unwrap().source;
+        assert_eq!(prefix.mask, [255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn device_names_compare_their_nul_and_patterns_do_not() {
+        let filter = filter(&["--in-interface", "eth0", "--out-interface", "cali+"]).unwrap();
+        assert_eq!(filter.in_device_mask.iter().filter(|byte| **byte == 0xff).count(), 5);
+        assert_eq!(filter.out_device_mask.iter().filter(|byte| **byte == 0xff).count(), 4);
+    }
+
+    #[test]
+    fn hooks_and_tables_only_choose_what_is_shown() {
+        let filter = filter(&["--hook", "input", "--hook", "POSTROUTING", "-t", "nat"]).unwrap();
+        assert_eq!((filter.criteria, filter.hooks, filter.tables_len), (0, 0b1_0010, 1));
+        assert_eq!(&filter.tables[0][..4], b"nat\0");
+    }
+
+    #[test]
+    fn wrong_values_say_what_is_wrong() {
+        for (flags, said) in [
+            (&["--proto", "tpc"][..], "not a protocol"),
+            (&["--src", "10.0.0.1/8"], "bits beyond"),
+            (&["--src", "10.0.0.0/33"], "0 to 32"),
+            (&["--src", "host"], "not an address"),
+            (&["--port", "70000"], "not a port"),
+            (&["--port", "90-80"], "empty"),
+            (&["--in-interface", "a-name-too-long-for-a-device"], "1 to 15 bytes"),
+            (&["--in-interface", ""], "1 to 15 bytes"),
+            (&["--mark", "0x5/0x4"], "no packet can have it"),
+            (&["--mark", "green"], "not a mark"),
+            (&["--netns", "/proc/self/status"], "not a network namespace"),
+            (&["--netns", "no-such-namespace"], "No such file"),
+            (&["--hook", "NOWHERE"], "PREROUTING"),
+            (&["--table", ""], "1 to 31 bytes"),
+            (&["-4", "-6"], "cannot be used with"),
+            (&["-4", "--src", "::1"], "different address families"),
+            (&["--src", "10.0.0.1", "--dst", "::1"], "different address families"),
+        ] {
+            let error = filter(flags).unwrap_err();
+            assert!(error.contains(said), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_of_a_process_is_found() {
+        let own = netns_inode(Path::new("/proc/self/ns/net")).unwrap();
+        let pid = std::process::id().to_string();
+        assert_eq!(filter(&["--netns", &pid]).unwrap().netns, own);
+    }
+}

@@ -1,0 +1,317 @@
+//! `tracer trace`: follow packets and show their way, until told to stop.
+
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
+};
+use tracer_common::Counter;
+
+use super::{
+    exit::{Code, Failure},
+    filter::{FilterArgs, netns_inode},
+};
+use crate::{
+    kernel::{
+        self,
+        preflight::{self, Machine},
+        probes::{Counts, Plan, Probes},
+    },
+    output::{self, Format, Output},
+    traversal::Traversal,
+};
+
+/// Arguments of `tracer trace`.
+#[derive(Args, Clone, Debug)]
+pub struct TraceArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// How to write results
+    #[arg(long, value_enum, default_value_t = Format::Line)]
+    format: Format,
+    /// Stop after this many results (in the format `line`: traversals of a table)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Stop after this time: 10s, 500ms, 5m, 1h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+    /// Create this file once every probe is attached and records flow; removed at the end
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+    /// Size of the buffer between kernel and tracer, in KiB; raise it when records are lost
+    #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    ring_kib: u32,
+}
+
+/// `500ms`, `10s`, `5m`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    const SAID: &str = "not a time such as 10s, 500ms, 5m or 1h";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| SAID.to_owned())?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(SAID.to_owned()),
+    };
+    number
+        .checked_mul(unit_ms)
+        .filter(|ms| *ms > 0)
+        .map(Duration::from_millis)
+        .ok_or_else(|| SAID.to_owned())
+}
+
+/// Traces until a limit, a signal or a closed output ends it.
+///
+/// # Errors
+/// Flags that make no filter, a machine that cannot be traced, a kernel that refuses, an output that fails.
+pub fn run(args: &TraceArgs) -> Result<(), Failure> {
+    let plan = plan(args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start: event loop")?;
+    runtime.block_on(trace(args, &plan))
+}
+
+/// Looks at the flags and the machine, and decides what to attach.
+fn plan(args: &TraceArgs) -> Result<Plan, Failure> {
+    let usage = |error: super::filter::FilterError| Failure::new(Code::Usage, error);
+    let (ipv4, ipv6) = args.filter.families().map_err(usage)?;
+    let filter = args.filter.filter().map_err(usage)?;
+    let machine = Machine::local();
+    let report = preflight::check(&machine, preflight::Families { ipv4, ipv6 });
+    if let Some(obstacle) = report.first_obstacle() {
+        return Err(obstacle.clone().into());
+    }
+    let resolved = kernel::resolve(&machine)?;
+    Ok(Plan {
+        offsets: resolved.offsets,
+        filter,
+        ipv4: ipv4 && report.ipv4_traceable(),
+        ipv6: ipv6 && report.ipv6_traceable(),
+        skips_counted: resolved.skips_counted,
+        ring_bytes: (args.ring_kib * 1024).next_power_of_two(),
+    })
+}
+
+/// Why a trace ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// A limit or a signal: records that are still in the buffer are wanted.
+    Asked,
+    /// `--count` is reached.
+    Enough,
+    /// Nobody reads the output any more.
+    OutputClosed,
+}
+
+async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
+    // Before attaching, so that a signal at any later moment ends the trace in order.
+    let mut signals = Signals::new().context("failed to start: signal handling")?;
+    let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
+    let mut output = output::new(args.format, stdout(), own_netns);
+    let probes = Probes::attach(plan).map_err(|error| Failure::from_probes(&error))?;
+    let mut probes =
+        AsyncFd::with_interest(probes, Interest::READABLE).context("failed to watch: ring buffer")?;
+    let _ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
+    let mut shown = Shown { results: 0, limit: args.count };
+    let deadline = args.duration.map(|duration| Instant::now() + duration);
+
+    let end = loop {
+        tokio::select! {
+            biased;
+            request = signals.next() => match request {
+                Request::Stop => break End::Asked,
+                Request::Tell => tell(&shown, probes.get_ref()),
+            },
+            () = at(deadline) => break End::Asked,
+            ready = probes.readable_mut() => {
+                let mut ready = ready.context("failed to watch: ring buffer")?;
+                match drain(ready.get_inner_mut(), &mut *output, &mut shown)? {
+                    Drained::Empty => ready.clear_ready(),
+                    Drained::More => {}
+                    Drained::Ended(end) => break end,
+                }
+            }
+        }
+    };
+    let mut probes = probes.into_inner();
+    probes.detach();
+    if end == End::Asked {
+        while drain(&mut probes, &mut *output, &mut shown)? == Drained::More {}
+    }
+    tell(&shown, &probes);
+    Ok(())
+}
+
+/// What a signal asks for.
+enum Request {
+    /// The trace is to end.
+    Stop,
+    /// The user wants to know how it stands.
+    Tell,
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    user: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Request {
+        tokio::select! {
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.terminate.recv() => Request::Stop,
+            _ = self.hangup.recv() => Request::Stop,
+            _ = self.user.recv() => Request::Tell,
+        }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What was shown so far.
+struct Shown {
+    results: u64,
+    limit: Option<u64>,
+}
+
+/// Records read before looking at signals and limits again.
+const BATCH_MAX: usize = 4096;
+
+#[derive(PartialEq, Eq)]
+enum Drained {
+    /// There are no more records for now.
+    Empty,
+    /// There may be more.
+    More,
+    /// Nothing more is to be shown.
+    Ended(End),
+}
+
+/// Shows a batch of the records that are in the buffer.
+fn drain(probes: &mut Probes, output: &mut dyn Output, shown: &mut Shown) -> Result<Drained, Failure> {
+    let mut drained = Drained::More;
+    for _ in 0..BATCH_MAX {
+        let Some(traversal) = probes.with_next_record(Traversal::decode) else {
+            drained = Drained::Empty;
+            break;
+        };
+        let traversal = traversal.context("failed to decode: record")?;
+        if is_closed(output.traversal(&traversal))? {
+            return Ok(Drained::Ended(End::OutputClosed));
+        }
+        shown.results += 1;
+        if shown.limit == Some(shown.results) {
+            drained = Drained::Ended(End::Enough);
+            break;
+        }
+    }
+    Ok(if is_closed(output.flush())? { Drained::Ended(End::OutputClosed) } else { drained })
+}
+
+/// A closed pipe (`tracer trace | head`) is a way to say enough; anything else is an error.
+fn is_closed(written: io::Result<()>) -> anyhow::Result<bool> {
+    match written {
+        Ok(()) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
+        Err(error) => Err(error).context("failed to write: standard output"),
+    }
+}
+
+fn stdout() -> Box<dyn io::Write> {
+    let stdout = io::stdout();
+    if anstream::AutoStream::choice(&stdout) == anstream::ColorChoice::Never {
+        Box::new(io::BufWriter::new(anstream::StripStream::new(stdout)))
+    } else {
+        Box::new(io::BufWriter::new(stdout))
+    }
+}
+
+/// Says how the trace stands, on standard error. Nobody may be reading that; then there is nobody to tell.
+fn tell(shown: &Shown, probes: &Probes) {
+    let text = match probes.counts() {
+        Ok(counts) => summary(shown.results, &counts),
+        Err(error) => format!("{} traversals; losses unknown: {error}\n", shown.results),
+    };
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// What was shown, and everything that was lost on the way.
+fn summary(results: u64, counts: &Counts) -> String {
+    let lost = [
+        (Counter::RingFull, "ring buffer full: traversals not shown (a larger --ring-kib or a narrower filter helps)"),
+        (Counter::FramesFull, "too many traversals under way at once: traversals not shown"),
+        (Counter::ExitMissed, "return not seen: traversals not shown"),
+        (Counter::PacketsFull, "too many packets at once: packets not followed beyond one table"),
+        (Counter::ReadFailed, "reads of kernel memory failed: a traversal is incomplete or missing for each"),
+        (Counter::EndMissed, "end of a packet not seen: noticed when its address was used again"),
+    ];
+    let mut text = format!("{results} traversals shown");
+    let mut losses: Vec<String> = lost
+        .into_iter()
+        .filter(|(counter, _)| counts.get(*counter) > 0)
+        .map(|(counter, meaning)| format!("  {:>8}  {meaning}\n", counts.get(counter)))
+        .collect();
+    match counts.skipped {
+        Some(0) => {}
+        Some(skipped) => losses.push(format!("  {skipped:>8}  probe runs skipped by the kernel: traversals not seen\n")),
+        None => {}
+    }
+    text.push_str(if losses.is_empty() { ", nothing lost" } else { "; lost:" });
+    if counts.skipped.is_none() {
+        text.push_str(" (this kernel does not count probe runs that it skips)");
+    }
+    text.push('\n');
+    text.extend(losses);
+    text
+}
+
+/// A file that exists while records flow.
+struct ReadyFile<'a>(&'a Path);
+
+impl<'a> ReadyFile<'a> {
+    /// Creates the file whole, so that whoever sees it can rely on it. Replaces one that an earlier run left.
+    fn create(path: &'a Path) -> anyhow::Result<Self> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let said = || format!("failed to create: ready file {}", path.display());
+        fs::write(&partial, format!("{}\n", std::process::id())).with_context(said)?;
+        fs::rename(&partial, path).with_context(said)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for ReadyFile<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
+}
