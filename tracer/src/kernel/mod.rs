@@ -1,0 +1,3 @@
+//! What the running kernel is and has.
+
+pub mod btf;
