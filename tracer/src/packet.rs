@@ -68,12 +68,16 @@ impl Packet {
                 ip.header().fragments_offset().byte_offset(),
             ),
             LaxNetSlice::Ipv6(ip) => {
-                let offset = ip.extensions().clone().into_iter().find_map(|extension| match extension {
-                    etherparse::Ipv6ExtensionSlice::Fragment(fragment) => {
-                        Some(fragment.fragment_offset().byte_offset())
-                    }
-                    _ => None,
-                });
+                let offset = ip
+                    .extensions()
+                    .clone()
+                    .into_iter()
+                    .find_map(|extension| match extension {
+                        etherparse::Ipv6ExtensionSlice::Fragment(fragment) => {
+                            Some(fragment.fragment_offset().byte_offset())
+                        }
+                        _ => None,
+                    });
                 (
                     ip.header().source_addr().into(),
                     ip.header().destination_addr().into(),
@@ -103,13 +107,20 @@ impl Transport {
         };
         match protocol {
             IpNumber::TCP => match header.get(13) {
-                Some(&flags) => Self::Tcp { source, destination, flags },
+                Some(&flags) => Self::Tcp {
+                    source,
+                    destination,
+                    flags,
+                },
                 None => Self::Ports { source, destination },
             },
             IpNumber::UDP | IpNumber::UDP_LITE | IpNumber::SCTP | IpNumber::DCCP => {
                 Self::Ports { source, destination }
             }
-            IpNumber::ICMP | IpNumber::IPV6_ICMP => Self::Icmp { kind: header[0], code: header[1] },
+            IpNumber::ICMP | IpNumber::IPV6_ICMP => Self::Icmp {
+                kind: header[0],
+                code: header[1],
+            },
             _ => Self::Other,
         }
     }
@@ -131,7 +142,11 @@ impl fmt::Display for Packet {
             other => write!(f, "proto-{other}")?,
         }
         match self.transport {
-            Transport::Tcp { source, destination, flags } => {
+            Transport::Tcp {
+                source,
+                destination,
+                flags,
+            } => {
                 let (source, destination) = self.sockets(source, destination);
                 write!(f, " {source} > {destination}{}", TcpFlags(flags))
             }
@@ -140,10 +155,18 @@ impl fmt::Display for Packet {
                 write!(f, " {source} > {destination}")
             }
             Transport::Icmp { kind, code } => {
-                write!(f, " {} > {} type {kind} code {code}", self.source, self.destination)
+                write!(
+                    f,
+                    " {} > {} type {kind} code {code}",
+                    self.source, self.destination
+                )
             }
             Transport::LaterFragment { offset_bytes } => {
-                write!(f, " {} > {} fragment at {offset_bytes}", self.source, self.destination)
+                write!(
+                    f,
+                    " {} > {} fragment at {offset_bytes}",
+                    self.source, self.destination
+                )
             }
             Transport::Other => write!(f, " {} > {}", self.source, self.destination),
         }
@@ -152,7 +175,10 @@ impl fmt::Display for Packet {
 
 impl Packet {
     fn sockets(&self, source: u16, destination: u16) -> (SocketAddr, SocketAddr) {
-        (SocketAddr::new(self.source, source), SocketAddr::new(self.destination, destination))
+        (
+            SocketAddr::new(self.source, source),
+            SocketAddr::new(self.destination, destination),
+        )
     }
 }
 
@@ -171,7 +197,10 @@ impl fmt::Display for TcpFlags {
             (0x02, "SYN"),
             (0x01, "FIN"),
         ];
-        NAMES.iter().filter(|(bit, _)| self.0 & bit != 0).try_for_each(|(_, name)| write!(f, " {name}"))
+        NAMES
+            .iter()
+            .filter(|(bit, _)| self.0 & bit != 0)
+            .try_for_each(|(_, name)| write!(f, " {name}"))
     }
 }
 
@@ -200,7 +229,10 @@ mod tests {
     #[test]
     fn ipv6_udp_shows_brackets() {
         let mut bytes = Vec::new();
-        let (source, destination) = ("fd00::1".parse::<std::net::Ipv6Addr>(), "fd00::2".parse::<std::net::Ipv6Addr>());
+        let (source, destination) = (
+            "fd00::1".parse::<std::net::Ipv6Addr>(),
+            "fd00::2".parse::<std::net::Ipv6Addr>(),
+        );
         PacketBuilder::ipv6(source.unwrap().octets(), destination.unwrap().octets(), 64)
             .udp(5353, 53)
             .write(&mut bytes, b"payload")
@@ -211,7 +243,10 @@ mod tests {
     #[test]
     fn a_later_fragment_has_no_ports() {
         let mut bytes = Vec::new();
-        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2).write(&mut bytes, &[0; 32]).unwrap();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .udp(1, 2)
+            .write(&mut bytes, &[0; 32])
+            .unwrap();
         bytes[7] = 3;
         assert_eq!(shown(&bytes), "UDP 10.0.0.1 > 10.0.0.2 fragment at 24");
     }
@@ -219,7 +254,10 @@ mod tests {
     #[test]
     fn a_first_fragment_has_ports() {
         let mut bytes = Vec::new();
-        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1, 2).write(&mut bytes, &[0; 32]).unwrap();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .udp(1, 2)
+            .write(&mut bytes, &[0; 32])
+            .unwrap();
         bytes[6] = 0x20;
         assert_eq!(shown(&bytes), "UDP 10.0.0.1:1 > 10.0.0.2:2");
     }
@@ -227,7 +265,10 @@ mod tests {
     #[test]
     fn cut_headers_show_what_is_there() {
         let mut bytes = Vec::new();
-        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(1, 2, 0, 0).write(&mut bytes, &[]).unwrap();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .tcp(1, 2, 0, 0)
+            .write(&mut bytes, &[])
+            .unwrap();
         assert_eq!(shown(&bytes[..30]), "TCP 10.0.0.1:1 > 10.0.0.2:2");
         assert_eq!(shown(&bytes[..22]), "TCP 10.0.0.1 > 10.0.0.2");
         assert_eq!(Packet::parse(&bytes[..19]), None);

@@ -26,8 +26,13 @@ pub enum Hook {
 
 impl Hook {
     /// The hooks that have a name, in the kernel's order.
-    pub const NAMED: [Self; 5] =
-        [Self::PreRouting, Self::LocalIn, Self::Forward, Self::LocalOut, Self::PostRouting];
+    pub const NAMED: [Self; 5] = [
+        Self::PreRouting,
+        Self::LocalIn,
+        Self::Forward,
+        Self::LocalOut,
+        Self::PostRouting,
+    ];
 
     /// The number of the hook, `NF_INET_*`.
     #[must_use]
@@ -45,7 +50,10 @@ impl Hook {
 
 impl From<u8> for Hook {
     fn from(number: u8) -> Self {
-        Self::NAMED.into_iter().find(|hook| hook.number() == number).unwrap_or(Self::Other(number))
+        Self::NAMED
+            .into_iter()
+            .find(|hook| hook.number() == number)
+            .unwrap_or(Self::Other(number))
     }
 }
 
@@ -97,7 +105,10 @@ impl From<u32> for Verdict {
             0 => Self::Drop,
             1 => Self::Accept,
             2 => Self::Stolen,
-            3 => Self::Queue { number: (value >> 16) as u16, bypass: value & QUEUE_BYPASS != 0 },
+            3 => Self::Queue {
+                number: (value >> 16) as u16,
+                bypass: value & QUEUE_BYPASS != 0,
+            },
             4 => Self::Repeat,
             5 => Self::Stop,
             _ => Self::Other(value),
@@ -112,7 +123,10 @@ impl fmt::Display for Verdict {
             Self::Accept => "ACCEPT",
             Self::Stolen => "STOLEN",
             Self::Queue { number, bypass } => {
-                return f.pad(&format!("QUEUE({number}{})", if *bypass { ",bypass" } else { "" }));
+                return f.pad(&format!(
+                    "QUEUE({number}{})",
+                    if *bypass { ",bypass" } else { "" }
+                ));
             }
             Self::Repeat => "REPEAT",
             Self::Stop => "STOP",
@@ -183,7 +197,11 @@ impl Conntrack {
         const IS_REPLY: u8 = 3;
         const UNTRACKED: u8 = 7;
         if record.conntrack == 0 {
-            return if record.conntrack_info == UNTRACKED { Self::Untracked } else { Self::None };
+            return if record.conntrack_info == UNTRACKED {
+                Self::Untracked
+            } else {
+                Self::None
+            };
         }
         let reply = record.conntrack_info >= IS_REPLY;
         let state = match record.conntrack_info % IS_REPLY {
@@ -307,7 +325,10 @@ impl Traversal {
         };
         let prefix = |bytes: &[u8], len: u16| bytes[..usize::from(len).min(bytes.len())].to_vec();
         Ok(Self {
-            packet: PacketId { skb: record.skb, born_ns: record.born_ns },
+            packet: PacketId {
+                skb: record.skb,
+                born_ns: record.born_ns,
+            },
             first: has(flags::FIRST),
             entered_ns: record.entered_ns,
             left_ns: record.left_ns,
@@ -324,7 +345,10 @@ impl Traversal {
             mark_before: record.mark_before,
             mark_after: (!has(flags::GONE_AT_EXIT)).then_some(record.mark_after),
             conntrack: Conntrack::decode(&record),
-            owner: has(flags::OWNER).then_some(Owner { uid: record.uid, gid: record.gid }),
+            owner: has(flags::OWNER).then_some(Owner {
+                uid: record.uid,
+                gid: record.gid,
+            }),
             packet_len: record.packet_len,
             link_header: prefix(&record.link_header, record.link_header_len),
             headers: prefix(&record.headers, record.headers_len),
@@ -336,7 +360,10 @@ impl Traversal {
 }
 
 fn device(bytes: &[u8], ifindex: u32) -> Option<Device> {
-    (ifindex != 0).then(|| Device { name: name(bytes), ifindex })
+    (ifindex != 0).then(|| Device {
+        name: name(bytes),
+        ifindex,
+    })
 }
 
 /// A NUL-terminated name. The kernel does not promise UTF-8.
@@ -355,7 +382,12 @@ mod tests {
     }
 
     fn record() -> Record {
-        let mut record = Record { family: 2, hook: 3, verdict: 1, ..Record::EMPTY };
+        let mut record = Record {
+            family: 2,
+            hook: 3,
+            verdict: 1,
+            ..Record::EMPTY
+        };
         record.table_name[..6].copy_from_slice(b"filter");
         record
     }
@@ -373,7 +405,13 @@ mod tests {
         assert_eq!(traversal.hook, Hook::LocalOut);
         assert_eq!(traversal.verdict, Verdict::Accept);
         assert_eq!(traversal.in_device, None);
-        assert_eq!(traversal.out_device, Some(Device { name: "lo".into(), ifindex: 1 }));
+        assert_eq!(
+            traversal.out_device,
+            Some(Device {
+                name: "lo".into(),
+                ifindex: 1
+            })
+        );
         assert_eq!(traversal.mark_after, Some(0x4001));
         assert_eq!(traversal.headers.len(), 20);
         assert_eq!(traversal.conntrack, Conntrack::None);
@@ -391,7 +429,11 @@ mod tests {
 
     #[test]
     fn lengths_beyond_the_record_are_cut() {
-        let raw = Record { headers_len: u16::MAX, link_header_len: u16::MAX, ..record() };
+        let raw = Record {
+            headers_len: u16::MAX,
+            link_header_len: u16::MAX,
+            ..record()
+        };
         let traversal = Traversal::decode(&bytes_of(&raw)).unwrap();
         assert_eq!(traversal.headers.len(), tracer_common::HEADERS_LEN_MAX);
         assert_eq!(traversal.link_header.len(), tracer_common::LINK_HEADER_LEN_MAX);
@@ -402,15 +444,31 @@ mod tests {
         assert_eq!(Verdict::from(0), Verdict::Drop);
         assert_eq!(Verdict::from(1), Verdict::Accept);
         assert_eq!(Verdict::from(2), Verdict::Stolen);
-        assert_eq!(Verdict::from(0x0007_0003), Verdict::Queue { number: 7, bypass: false });
-        assert_eq!(Verdict::from(0x0007_8003), Verdict::Queue { number: 7, bypass: true });
+        assert_eq!(
+            Verdict::from(0x0007_0003),
+            Verdict::Queue {
+                number: 7,
+                bypass: false
+            }
+        );
+        assert_eq!(
+            Verdict::from(0x0007_8003),
+            Verdict::Queue {
+                number: 7,
+                bypass: true
+            }
+        );
         assert_eq!(Verdict::from(9), Verdict::Other(9));
     }
 
     #[test]
     fn conntrack_states_have_the_names_that_rules_use() {
         let state = |info| {
-            let raw = Record { conntrack: 0x1000, conntrack_info: info, ..record() };
+            let raw = Record {
+                conntrack: 0x1000,
+                conntrack_info: info,
+                ..record()
+            };
             match Traversal::decode(&bytes_of(&raw)).unwrap().conntrack {
                 Conntrack::Tracked { state, reply, .. } => (state.to_string(), reply),
                 other => panic!("{other:?}"),
@@ -421,8 +479,14 @@ mod tests {
         assert_eq!(state(2), ("NEW".into(), false));
         assert_eq!(state(3), ("ESTABLISHED".into(), true));
         assert_eq!(state(4), ("RELATED".into(), true));
-        let raw = Record { conntrack_info: 7, ..record() };
-        assert_eq!(Traversal::decode(&bytes_of(&raw)).unwrap().conntrack, Conntrack::Untracked);
+        let raw = Record {
+            conntrack_info: 7,
+            ..record()
+        };
+        assert_eq!(
+            Traversal::decode(&bytes_of(&raw)).unwrap().conntrack,
+            Conntrack::Untracked
+        );
     }
 
     #[test]

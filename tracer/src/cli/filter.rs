@@ -16,7 +16,9 @@ use crate::traversal::{Family, Hook};
 /// Which packets to follow. A packet is followed from the first table at which it satisfies all of these to the
 /// last, also after NAT has changed what they look at. Without any, every packet is followed.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Which packets (all that are given must hold; the packet is then followed to its end)")]
+#[command(
+    next_help_heading = "Which packets (all that are given must hold; the packet is then followed to its end)"
+)]
 pub struct FilterArgs {
     /// Only IPv4 (iptables)
     #[arg(short = '4', long, conflicts_with = "ipv6")]
@@ -55,10 +57,19 @@ pub struct FilterArgs {
     #[arg(long, value_name = "NAMESPACE")]
     netns: Option<Netns>,
     /// Show only this table (may be given several times)
-    #[arg(short, long = "table", value_name = "TABLE", help_heading = "Which of their tables to show")]
+    #[arg(
+        short,
+        long = "table",
+        value_name = "TABLE",
+        help_heading = "Which of their tables to show"
+    )]
     tables: Vec<TableName>,
     /// Show only this hook: PREROUTING, INPUT, FORWARD, OUTPUT or POSTROUTING (may be given several times)
-    #[arg(long = "hook", value_name = "HOOK", help_heading = "Which of their tables to show")]
+    #[arg(
+        long = "hook",
+        value_name = "HOOK",
+        help_heading = "Which of their tables to show"
+    )]
     hooks: Vec<HookName>,
 }
 
@@ -82,8 +93,12 @@ impl FilterArgs {
         let said = [
             self.ipv4.then(|| ("--ipv4".to_owned(), Family::Ipv4)),
             self.ipv6.then(|| ("--ipv6".to_owned(), Family::Ipv6)),
-            self.src.as_ref().map(|network| (format!("--src {network}"), network.family())),
-            self.dst.as_ref().map(|network| (format!("--dst {network}"), network.family())),
+            self.src
+                .as_ref()
+                .map(|network| (format!("--src {network}"), network.family())),
+            self.dst
+                .as_ref()
+                .map(|network| (format!("--dst {network}"), network.family())),
         ];
         let mut said = said.into_iter().flatten();
         let Some((first, family)) = said.next() else {
@@ -143,7 +158,10 @@ impl FilterArgs {
             filter.netns = inode;
         }
         if !self.hooks.is_empty() {
-            filter.hooks = self.hooks.iter().fold(0, |bits, HookName(hook)| bits | 1 << hook.number());
+            filter.hooks = self
+                .hooks
+                .iter()
+                .fold(0, |bits, HookName(hook)| bits | 1 << hook.number());
         }
         debug_assert!(filter.hooks & !HOOKS_ALL == 0);
         if self.tables.len() > TABLES_MAX {
@@ -175,7 +193,9 @@ impl FromStr for Protocol {
             "icmpv6" | "icmp6" | "ipv6-icmp" => 58,
             "sctp" => protocols::SCTP,
             "udplite" => protocols::UDP_LITE,
-            number => number.parse().map_err(|_| "not a protocol name or a number up to 255".to_owned())?,
+            number => number
+                .parse()
+                .map_err(|_| "not a protocol name or a number up to 255".to_owned())?,
         }))
     }
 }
@@ -189,7 +209,11 @@ struct Network {
 
 impl Network {
     fn family(&self) -> Family {
-        if self.address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+        if self.address.is_ipv4() {
+            Family::Ipv4
+        } else {
+            Family::Ipv6
+        }
     }
 
     fn prefix(&self) -> Prefix {
@@ -217,9 +241,12 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
-        let address: IpAddr =
-            address.parse().map_err(|_| "not an address or prefix (10.0.0.0/8, fd00::/8)".to_owned())?;
+        let (address, len) = text
+            .split_once('/')
+            .map_or((text, None), |(address, len)| (address, Some(len)));
+        let address: IpAddr = address
+            .parse()
+            .map_err(|_| "not an address or prefix (10.0.0.0/8, fd00::/8)".to_owned())?;
         let len_max = if address.is_ipv4() { 32 } else { 128 };
         let len = match len {
             None => len_max,
@@ -250,7 +277,10 @@ impl FromStr for Ports {
 
     /// `80`, `30000-32767`, also with the colon of iptables.
     fn from_str(text: &str) -> Result<Self, String> {
-        let port = |text: &str| text.parse().map_err(|_| "not a port from 0 to 65535, or a range 1000-2000".to_owned());
+        let port = |text: &str| {
+            text.parse()
+                .map_err(|_| "not a port from 0 to 65535, or a range 1000-2000".to_owned())
+        };
         let (min, max) = text.split_once(['-', ':']).unwrap_or((text, text));
         let (min, max) = (port(min)?, port(max)?);
         if min > max {
@@ -278,7 +308,10 @@ impl FromStr for DeviceName {
         if text.is_empty() || stem.len() >= IFNAME_LEN {
             return Err(format!("a device name has 1 to {} bytes", IFNAME_LEN - 1));
         }
-        let mut device = Self { name: [0; IFNAME_LEN], mask: [0; IFNAME_LEN] };
+        let mut device = Self {
+            name: [0; IFNAME_LEN],
+            mask: [0; IFNAME_LEN],
+        };
         device.name[..stem.len()].copy_from_slice(stem.as_bytes());
         device.mask[..compared_len].fill(0xff);
         Ok(device)
@@ -307,7 +340,9 @@ impl FromStr for Mark {
             None => (number(text)?, u32::MAX),
         };
         if value & !mask != 0 {
-            return Err(format!("no packet can have it: {value:#x} has bits outside of the mask {mask:#x}"));
+            return Err(format!(
+                "no packet can have it: {value:#x} has bits outside of the mask {mask:#x}"
+            ));
         }
         Ok(Self { value, mask })
     }
@@ -322,7 +357,10 @@ impl FromStr for Netns {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(inode) = text.strip_prefix("net:[").and_then(|text| text.strip_suffix(']')) {
-            return inode.parse().map(Self).map_err(|_| "not an inode number in net:[…]".to_owned());
+            return inode
+                .parse()
+                .map(Self)
+                .map_err(|_| "not an inode number in net:[…]".to_owned());
         }
         let path = if text.contains('/') {
             PathBuf::from(text)
@@ -419,14 +457,21 @@ mod tests {
             (["--mark", "0x4000/0x4000"], criteria::MARK),
             (["--netns", "net:[4026531840]"], criteria::NETNS),
         ] {
-            assert_eq!(filter(&flags).map(|filter| filter.criteria), Ok(criterion), "{flags:?}");
+            assert_eq!(
+                filter(&flags).map(|filter| filter.criteria),
+                Ok(criterion),
+                "{flags:?}"
+            );
         }
     }
 
     #[test]
     fn prefixes_are_masks_in_network_order() {
         let prefix = filter(&["--src", "10.244.0.0/16"]).unwrap().source;
-        assert_eq!((&prefix.address[..4], &prefix.mask[..4]), (&[10, 244, 0, 0][..], &[255, 255, 0, 0][..]));
+        assert_eq!(
+            (&prefix.address[..4], &prefix.mask[..4]),
+            (&[10, 244, 0, 0][..], &[255, 255, 0, 0][..])
+        );
         let prefix = filter(&["--dst", "::/0"]).unwrap().destination;
         assert_eq!(prefix.mask, [0; 16]);
         let prefix = filter(&["--dst", "fd00::1"]).unwrap().destination;
@@ -436,20 +481,36 @@ mod tests {
     #[test]
     fn a_whole_ipv4_address_leaves_no_mask_beyond_it() {
         let prefix = filter(&["--src", "10.0.0.1"]).unwrap().source;
-        assert_eq!(prefix.mask, [255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            prefix.mask,
+            [255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        );
     }
 
     #[test]
     fn device_names_compare_their_nul_and_patterns_do_not() {
         let filter = filter(&["--in-interface", "eth0", "--out-interface", "cali+"]).unwrap();
-        assert_eq!(filter.in_device_mask.iter().filter(|byte| **byte == 0xff).count(), 5);
-        assert_eq!(filter.out_device_mask.iter().filter(|byte| **byte == 0xff).count(), 4);
+        assert_eq!(
+            filter.in_device_mask.iter().filter(|byte| **byte == 0xff).count(),
+            5
+        );
+        assert_eq!(
+            filter
+                .out_device_mask
+                .iter()
+                .filter(|byte| **byte == 0xff)
+                .count(),
+            4
+        );
     }
 
     #[test]
     fn hooks_and_tables_only_choose_what_is_shown() {
         let filter = filter(&["--hook", "input", "--hook", "POSTROUTING", "-t", "nat"]).unwrap();
-        assert_eq!((filter.criteria, filter.hooks, filter.tables_len), (0, 0b1_0010, 1));
+        assert_eq!(
+            (filter.criteria, filter.hooks, filter.tables_len),
+            (0, 0b1_0010, 1)
+        );
         assert_eq!(&filter.tables[0][..4], b"nat\0");
     }
 
@@ -462,7 +523,10 @@ mod tests {
             (&["--src", "host"], "not an address"),
             (&["--port", "70000"], "not a port"),
             (&["--port", "90-80"], "empty"),
-            (&["--in-interface", "a-name-too-long-for-a-device"], "1 to 15 bytes"),
+            (
+                &["--in-interface", "a-name-too-long-for-a-device"],
+                "1 to 15 bytes",
+            ),
             (&["--in-interface", ""], "1 to 15 bytes"),
             (&["--mark", "0x5/0x4"], "no packet can have it"),
             (&["--mark", "green"], "not a mark"),
@@ -472,7 +536,10 @@ mod tests {
             (&["--table", ""], "1 to 31 bytes"),
             (&["-4", "-6"], "cannot be used with"),
             (&["-4", "--src", "::1"], "different address families"),
-            (&["--src", "10.0.0.1", "--dst", "::1"], "different address families"),
+            (
+                &["--src", "10.0.0.1", "--dst", "::1"],
+                "different address families",
+            ),
         ] {
             let error = filter(flags).unwrap_err();
             assert!(error.contains(said), "{flags:?}: {error}");

@@ -2,12 +2,12 @@
 
 use std::{
     fs,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::Args;
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -23,7 +23,6 @@ use super::{
 use crate::{
     kernel::{
         self,
-        preflight::{self, Machine},
         probes::{Counts, Plan, Probes},
     },
     output::{self, Format, Output},
@@ -90,18 +89,14 @@ fn plan(args: &TraceArgs) -> Result<Plan, Failure> {
     let usage = |error: super::filter::FilterError| Failure::new(Code::Usage, error);
     let (ipv4, ipv6) = args.filter.families().map_err(usage)?;
     let filter = args.filter.filter().map_err(usage)?;
-    let machine = Machine::local();
-    let report = preflight::check(&machine, preflight::Families { ipv4, ipv6 });
-    if let Some(obstacle) = report.first_obstacle() {
-        return Err(obstacle.clone().into());
-    }
-    let resolved = kernel::resolve(&machine)?;
+    let btf = kernel::load_btf(Path::new("/")).context("btf")?;
+    let resolved = btf.resolve().context("resolve")?;
     Ok(Plan {
         offsets: resolved.offsets,
         filter,
-        ipv4: ipv4 && report.ipv4_traceable(),
-        ipv6: ipv6 && report.ipv6_traceable(),
-        skips_counted: resolved.skips_counted,
+        ipv4,
+        ipv6,
+        skips_counted: false,
         ring_bytes: (args.ring_kib * 1024).next_power_of_two(),
     })
 }
@@ -122,11 +117,14 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
     let mut signals = Signals::new().context("failed to start: signal handling")?;
     let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
     let mut output = output::new(args.format, stdout(), own_netns);
-    let probes = Probes::attach(plan).map_err(|error| Failure::from_probes(&error))?;
+    let probes = Probes::attach(plan).context("failed to start")?;
     let mut probes =
         AsyncFd::with_interest(probes, Interest::READABLE).context("failed to watch: ring buffer")?;
     let _ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
-    let mut shown = Shown { results: 0, limit: args.count };
+    let mut shown = Shown {
+        results: 0,
+        limit: args.count,
+    };
     let deadline = args.duration.map(|duration| Instant::now() + duration);
 
     let end = loop {
@@ -235,7 +233,11 @@ fn drain(probes: &mut Probes, output: &mut dyn Output, shown: &mut Shown) -> Res
             break;
         }
     }
-    Ok(if is_closed(output.flush())? { Drained::Ended(End::OutputClosed) } else { drained })
+    Ok(if is_closed(output.flush())? {
+        Drained::Ended(End::OutputClosed)
+    } else {
+        drained
+    })
 }
 
 /// A closed pipe (`tracer trace | head`) is a way to say enough; anything else is an error.
@@ -268,12 +270,27 @@ fn tell(shown: &Shown, probes: &Probes) {
 /// What was shown, and everything that was lost on the way.
 fn summary(results: u64, counts: &Counts) -> String {
     let lost = [
-        (Counter::RingFull, "ring buffer full: traversals not shown (a larger --ring-kib or a narrower filter helps)"),
-        (Counter::FramesFull, "too many traversals under way at once: traversals not shown"),
+        (
+            Counter::RingFull,
+            "ring buffer full: traversals not shown (a larger --ring-kib or a narrower filter helps)",
+        ),
+        (
+            Counter::FramesFull,
+            "too many traversals under way at once: traversals not shown",
+        ),
         (Counter::ExitMissed, "return not seen: traversals not shown"),
-        (Counter::PacketsFull, "too many packets at once: packets not followed beyond one table"),
-        (Counter::ReadFailed, "reads of kernel memory failed: a traversal is incomplete or missing for each"),
-        (Counter::EndMissed, "end of a packet not seen: noticed when its address was used again"),
+        (
+            Counter::PacketsFull,
+            "too many packets at once: packets not followed beyond one table",
+        ),
+        (
+            Counter::ReadFailed,
+            "reads of kernel memory failed: a traversal is incomplete or missing for each",
+        ),
+        (
+            Counter::EndMissed,
+            "end of a packet not seen: noticed when its address was used again",
+        ),
     ];
     let mut text = format!("{results} traversals shown");
     let mut losses: Vec<String> = lost
@@ -283,10 +300,16 @@ fn summary(results: u64, counts: &Counts) -> String {
         .collect();
     match counts.skipped {
         Some(0) => {}
-        Some(skipped) => losses.push(format!("  {skipped:>8}  probe runs skipped by the kernel: traversals not seen\n")),
+        Some(skipped) => losses.push(format!(
+            "  {skipped:>8}  probe runs skipped by the kernel: traversals not seen\n"
+        )),
         None => {}
     }
-    text.push_str(if losses.is_empty() { ", nothing lost" } else { "; lost:" });
+    text.push_str(if losses.is_empty() {
+        ", nothing lost"
+    } else {
+        "; lost:"
+    });
     if counts.skipped.is_none() {
         text.push_str(" (this kernel does not count probe runs that it skips)");
     }

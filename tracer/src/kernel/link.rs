@@ -49,7 +49,11 @@ struct GetFd {
 /// # Errors
 /// The link is gone, or the kernel does not answer.
 pub(crate) fn missed(link_id: u32) -> io::Result<u64> {
-    let mut attr = GetFd { link_id, padding: 0, open_flags: 0 };
+    let mut attr = GetFd {
+        link_id,
+        padding: 0,
+        open_flags: 0,
+    };
     let fd = bpf(BPF_LINK_GET_FD_BY_ID, &mut attr)?;
     // SAFETY: the call has just returned this descriptor, and nobody else knows it.
     let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) };
@@ -66,5 +70,9 @@ pub(crate) fn missed(link_id: u32) -> io::Result<u64> {
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is what the command reads, with its exact size, and what it points to outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, mem::size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }

@@ -52,21 +52,42 @@ pub struct Probe {
 
 /// What every trace needs: the ends of packets' lives.
 pub const LIFE: [Probe; 3] = [
-    Probe { program: "skb_dropped", attachment: Attachment::RawTracepoint("kfree_skb") },
-    Probe { program: "skb_consumed", attachment: Attachment::RawTracepoint("consume_skb") },
-    Probe { program: "skb_freed", attachment: Attachment::Kprobe("kfree_skbmem") },
+    Probe {
+        program: "skb_dropped",
+        attachment: Attachment::RawTracepoint("kfree_skb"),
+    },
+    Probe {
+        program: "skb_consumed",
+        attachment: Attachment::RawTracepoint("consume_skb"),
+    },
+    Probe {
+        program: "skb_freed",
+        attachment: Attachment::Kprobe("kfree_skbmem"),
+    },
 ];
 
 /// Traversals of iptables' tables.
 pub const IPV4: [Probe; 2] = [
-    Probe { program: "ipt_leave", attachment: Attachment::Kretprobe("ipt_do_table") },
-    Probe { program: "ipt_enter", attachment: Attachment::Kprobe("ipt_do_table") },
+    Probe {
+        program: "ipt_leave",
+        attachment: Attachment::Kretprobe("ipt_do_table"),
+    },
+    Probe {
+        program: "ipt_enter",
+        attachment: Attachment::Kprobe("ipt_do_table"),
+    },
 ];
 
 /// Traversals of ip6tables' tables.
 pub const IPV6: [Probe; 2] = [
-    Probe { program: "ip6t_leave", attachment: Attachment::Kretprobe("ip6t_do_table") },
-    Probe { program: "ip6t_enter", attachment: Attachment::Kprobe("ip6t_do_table") },
+    Probe {
+        program: "ip6t_leave",
+        attachment: Attachment::Kretprobe("ip6t_do_table"),
+    },
+    Probe {
+        program: "ip6t_enter",
+        attachment: Attachment::Kprobe("ip6t_do_table"),
+    },
 ];
 
 /// What is to be traced.
@@ -218,7 +239,10 @@ impl Probes {
             skips_counted: plan.skips_counted,
         };
         let families = [(plan.ipv4, IPV4), (plan.ipv6, IPV6)];
-        let wanted = families.into_iter().filter(|(wanted, _)| *wanted).flat_map(|(_, probes)| probes);
+        let wanted = families
+            .into_iter()
+            .filter(|(wanted, _)| *wanted)
+            .flat_map(|(_, probes)| probes);
         for probe in LIFE.into_iter().chain(wanted) {
             let link = probes.attach_one(probe)?;
             probes.links.push(link);
@@ -226,25 +250,47 @@ impl Probes {
         Ok(probes)
     }
 
-    fn attach_one(&mut self, Probe { program: name, attachment }: Probe) -> Result<Link, ProbesError> {
+    fn attach_one(
+        &mut self,
+        Probe {
+            program: name,
+            attachment,
+        }: Probe,
+    ) -> Result<Link, ProbesError> {
         let program = self.ebpf.program_mut(name).ok_or(ProbesError::NoObject)?;
-        let load = |source| ProbesError::Load { program: name, source };
+        let load = |source| ProbesError::Load {
+            program: name,
+            source,
+        };
         match attachment {
             Attachment::Kprobe(target) | Attachment::Kretprobe(target) => {
-                let attach = |source| ProbesError::Attach { program: name, target, source };
+                let attach = |source| ProbesError::Attach {
+                    program: name,
+                    target,
+                    source,
+                };
                 let program: &mut KProbe = program.try_into().map_err(load)?;
                 program.load().map_err(load)?;
                 let id = program.attach(target, 0).map_err(attach)?;
                 let link = program.take_link(id).map_err(attach)?;
                 let link = KprobeLink::new(link)?;
-                Ok(Link::Kprobe { at_entry: matches!(attachment, Attachment::Kprobe(_)), link })
+                Ok(Link::Kprobe {
+                    at_entry: matches!(attachment, Attachment::Kprobe(_)),
+                    link,
+                })
             }
             Attachment::RawTracepoint(target) => {
-                let attach = |source| ProbesError::Attach { program: name, target, source };
+                let attach = |source| ProbesError::Attach {
+                    program: name,
+                    target,
+                    source,
+                };
                 let program: &mut RawTracePoint = program.try_into().map_err(load)?;
                 program.load().map_err(load)?;
                 let id = program.attach(target).map_err(attach)?;
-                Ok(Link::RawTracepoint { _link: program.take_link(id).map_err(attach)? })
+                Ok(Link::RawTracepoint {
+                    _link: program.take_link(id).map_err(attach)?,
+                })
             }
         }
     }
@@ -264,7 +310,10 @@ impl Probes {
             counts.values[counter as usize] = self
                 .counters
                 .get(&(counter as u32), 0)
-                .map_err(|source| ProbesError::Map { name: "COUNTERS", source })?
+                .map_err(|source| ProbesError::Map {
+                    name: "COUNTERS",
+                    source,
+                })?
                 .iter()
                 .sum();
         }
@@ -301,14 +350,18 @@ impl Probes {
             return;
         }
         let skipped = self.skipped();
-        self.links.retain(|link| !matches!(link, Link::Kprobe { at_entry: true, .. }));
+        self.links
+            .retain(|link| !matches!(link, Link::Kprobe { at_entry: true, .. }));
         let deadline = Instant::now() + UNDER_WAY_MAX;
         while self.frames.keys().next().is_some() && Instant::now() < deadline {
             std::thread::yield_now();
         }
         let exits_missed = self.frames.keys().count() as u64;
         self.links.clear();
-        self.ended = Some(Ended { exits_missed, skipped });
+        self.ended = Some(Ended {
+            exits_missed,
+            skipped,
+        });
     }
 }
 

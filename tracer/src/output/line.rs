@@ -36,7 +36,12 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(writer: Box<dyn Write>, own_netns: Option<u32>) -> Self {
-        Self { writer, own_netns, numbers: Numbers::default(), clock: Clock::system() }
+        Self {
+            writer,
+            own_netns,
+            numbers: Numbers::default(),
+            clock: Clock::system(),
+        }
     }
 }
 
@@ -115,7 +120,9 @@ const HEADERS_NEEDED: usize = 40;
 
 /// Names come from whoever made the table or device; control characters must not reach a terminal.
 fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    name.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
 }
 
 fn verdict_style(verdict: Verdict) -> Style {
@@ -160,8 +167,9 @@ struct Clock {
 
 impl Clock {
     fn system() -> Self {
-        let monotonic_ns = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map_or(0, |now| i128::from(now.tv_sec()) * 1_000_000_000 + i128::from(now.tv_nsec()));
+        let monotonic_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+            i128::from(now.tv_sec()) * 1_000_000_000 + i128::from(now.tv_nsec())
+        });
         let boot_ns = Timestamp::now().as_nanosecond() - monotonic_ns;
         Self {
             boot: Timestamp::from_nanosecond(boot_ns).unwrap_or(Timestamp::UNIX_EPOCH),
@@ -173,7 +181,11 @@ impl Clock {
         let ns = self.boot.as_nanosecond() + i128::from(monotonic_ns);
         Timestamp::from_nanosecond(ns).map_or_else(
             |_| "??:??:??.??????".to_owned(),
-            |time| time.to_zoned(self.zone.clone()).strftime("%H:%M:%S.%6f").to_string(),
+            |time| {
+                time.to_zoned(self.zone.clone())
+                    .strftime("%H:%M:%S.%6f")
+                    .to_string()
+            },
         )
     }
 }
@@ -192,7 +204,14 @@ mod tests {
             .syn()
             .write(&mut headers, &[])
             .unwrap();
-        let mut record = Record { family: 2, hook: 3, verdict: 1, packet_len: 40, netns: 7, ..Record::EMPTY };
+        let mut record = Record {
+            family: 2,
+            hook: 3,
+            verdict: 1,
+            packet_len: 40,
+            netns: 7,
+            ..Record::EMPTY
+        };
         record.table_name[..3].copy_from_slice(b"nat");
         record.out_ifindex = 1;
         record.out_device[..2].copy_from_slice(b"lo");
@@ -200,9 +219,8 @@ mod tests {
         record.headers_len = 40;
         change(&mut record);
         // SAFETY: the record is plain old data without hidden padding.
-        let bytes = unsafe {
-            std::slice::from_raw_parts((&raw const record).cast::<u8>(), size_of::<Record>())
-        };
+        let bytes =
+            unsafe { std::slice::from_raw_parts((&raw const record).cast::<u8>(), size_of::<Record>()) };
         Traversal::decode(bytes).unwrap()
     }
 
@@ -229,7 +247,10 @@ mod tests {
             record.uid = 1000;
             record.gid = 100;
         });
-        assert!(line.ends_with("len=40 ct=NEW mark=0x0>0x4000 uid=1000 gid=100"), "{line}");
+        assert!(
+            line.ends_with("len=40 ct=NEW mark=0x0>0x4000 uid=1000 gid=100"),
+            "{line}"
+        );
     }
 
     #[test]
