@@ -21,8 +21,9 @@ mod kernel;
 mod maps;
 mod traversal;
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::pt_regs,
     macros::{kprobe, kretprobe, raw_tracepoint},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
@@ -82,54 +83,66 @@ fn skb_freed(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn enter(ctx: &ProbeContext, family: u8) {
+    let registers = Registers(ctx.regs);
     let (Some(skb), Some(state), Some(table)) = (
-        argument(ctx, offset!(arg_skb)),
-        argument(ctx, offset!(arg_state)),
-        argument(ctx, offset!(arg_table)),
+        registers.argument(offset!(arg_skb)),
+        registers.argument(offset!(arg_state)),
+        registers.argument(offset!(arg_table)),
     ) else {
         return;
     };
-    traversal::enter(
-        Invocation::at_entry(stack_pointer(ctx.as_ptr().cast())),
-        &Arguments {
-            skb,
-            state,
-            table,
-            family,
-        },
-    );
+    let arguments = Arguments { skb, state, table, family };
+    traversal::enter(Invocation::at_entry(registers.stack_pointer()), &arguments);
 }
 
 #[inline(always)]
 fn leave(ctx: &RetProbeContext) {
-    traversal::leave(
-        Invocation::at_return(stack_pointer(ctx.as_ptr().cast())),
-        ctx.ret::<u32>(),
-    );
+    let registers = Registers(ctx.regs);
+    traversal::leave(Invocation::at_return(registers.stack_pointer()), ctx.ret::<u32>());
 }
 
-/// The position is a constant for the verifier, which keeps one arm.
-#[inline(always)]
-fn argument(ctx: &ProbeContext, position: u32) -> Option<u64> {
-    match position {
-        0 => ctx.arg(0),
-        1 => ctx.arg(1),
-        2 => ctx.arg(2),
-        _ => None,
-    }
-}
+/// The registers at the probe.
+struct Registers(*const pt_regs);
 
 #[cfg(bpf_target_arch = "x86_64")]
-#[inline(always)]
-fn stack_pointer(regs: *const pt_regs) -> u64 {
-    // SAFETY: `regs` is the context that the kernel passed to the program.
-    unsafe { (*regs).rsp }
+impl Registers {
+    /// All three are read, each at its constant offset as the verifier wants it; with one read in each arm the
+    /// compiler would compute the offset.
+    #[inline(always)]
+    fn argument(&self, position: u32) -> Option<u64> {
+        // SAFETY: the context that the kernel passed to the program.
+        let (first, second, third) = unsafe {
+            (
+                read_volatile(&raw const (*self.0).rdi),
+                read_volatile(&raw const (*self.0).rsi),
+                read_volatile(&raw const (*self.0).rdx),
+            )
+        };
+        match position {
+            0 => Some(first),
+            1 => Some(second),
+            2 => Some(third),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn stack_pointer(&self) -> u64 {
+        // SAFETY: the context that the kernel passed to the program.
+        unsafe { read_volatile(&raw const (*self.0).rsp) }
+    }
 }
 
 /// Host builds (`cargo check`, editors) have no target architecture.
 #[cfg(not(bpf_target_arch = "x86_64"))]
-fn stack_pointer(_: *const pt_regs) -> u64 {
-    0
+impl Registers {
+    fn argument(&self, _: u32) -> Option<u64> {
+        None
+    }
+
+    fn stack_pointer(&self) -> u64 {
+        0
+    }
 }
 
 #[cfg(not(test))]
