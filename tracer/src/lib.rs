@@ -7,4 +7,5 @@ pub mod cli;
 pub mod kernel;
 pub mod output;
 pub mod packet;
+pub mod ruleset;
 pub mod traversal;
