@@ -91,7 +91,12 @@ fn enter(ctx: &ProbeContext, family: u8) {
     ) else {
         return;
     };
-    let arguments = Arguments { skb, state, table, family };
+    let arguments = Arguments {
+        skb,
+        state,
+        table,
+        family,
+    };
     traversal::enter(Invocation::at_entry(registers.stack_pointer()), &arguments);
 }
 

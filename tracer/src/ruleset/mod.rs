@@ -1,5 +1,9 @@
 //! The rules that packets meet: read from the kernel, decoded, named.
 
+pub mod blob;
+#[cfg(test)]
+pub(crate) mod builder;
 mod model;
 
+pub use blob::BlobError;
 pub use model::{BuiltIn, Extension, HeaderMatch, Offset, Rule, Standard, Table, Target};

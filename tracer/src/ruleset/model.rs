@@ -23,8 +23,8 @@ pub struct Table {
     pub hooks: Vec<BuiltIn>,
     /// Every entry of the blob, in its order.
     pub rules: Vec<Rule>,
-    /// Jumps that can be pending at once (`xt_table_info.stacksize`): the number of user-defined chains, as
-    /// `translate_table` counts them.
+    /// Jumps that can be pending at once (`xt_table_info.stacksize`): the number of `ERROR` entries, which is one
+    /// more than there are user-defined chains, as `translate_table` counts them.
     pub stack_len_max: u32,
     /// The blob itself: match and target data are ranges of it.
     pub blob: Vec<u8>,
