@@ -184,6 +184,11 @@ impl RuleBuilder {
         self.to(TargetSpec::Extension(name.to_owned(), revision, data.to_vec()))
     }
 
+    /// The head of a user-defined chain, in the middle of another.
+    pub(crate) fn head(self, chain: &str) -> Self {
+        self.to(TargetSpec::Head(chain.to_owned()))
+    }
+
     fn to(mut self, target: TargetSpec) -> Self {
         self.target = target;
         self
