@@ -7,6 +7,7 @@ mod chains;
 mod label;
 mod model;
 pub mod source;
+pub mod text;
 
 pub use blob::BlobError;
 pub use chains::{Chain, End};
