@@ -301,7 +301,6 @@ pub(crate) struct TableBuilder {
     name: String,
     built_in: Vec<(Hook, RuleBuilder, Vec<RuleBuilder>)>,
     user_defined: Vec<(String, Vec<RuleBuilder>)>,
-    tail: Vec<RuleBuilder>,
 }
 
 impl TableBuilder {
@@ -312,7 +311,6 @@ impl TableBuilder {
             name: name.to_owned(),
             built_in: Vec::new(),
             user_defined: Vec::new(),
-            tail: Vec::new(),
         }
     }
 
