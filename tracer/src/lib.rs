@@ -1,2 +1,3 @@
-//! stub
+//! Shows which iptables tables, chains and rules a packet passes, without touching the node.
+
 pub mod kernel;

@@ -297,7 +297,7 @@ fn tables_are_anchored(vmlinux: &Btf) -> Result<bool, LookupError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -305,7 +305,11 @@ mod tests {
     use super::*;
 
     /// The types of a vmlinux, all members at made-up offsets; `more` adds to it.
-    fn vmlinux(anchored: bool, conntrack_mark: bool, more: impl FnOnce(&mut Builder)) -> Btf {
+    pub(crate) fn vmlinux_bytes(
+        anchored: bool,
+        conntrack_mark: bool,
+        more: impl FnOnce(&mut Builder),
+    ) -> Vec<u8> {
         let mut b = Builder::new();
         let int = b.int("unsigned int", 4);
         let mut simple = |name: &str, members: &[&str]| {
@@ -359,7 +363,11 @@ mod tests {
         );
         b.structure("sock", &[("__sk_common", common, 0), ("sk_socket", int, 600)]);
         more(&mut b);
-        Btf::parse(&b.bytes()).unwrap()
+        b.bytes()
+    }
+
+    fn vmlinux(anchored: bool, conntrack_mark: bool, more: impl FnOnce(&mut Builder)) -> Btf {
+        Btf::parse(&vmlinux_bytes(anchored, conntrack_mark, more)).unwrap()
     }
 
     fn pointer_to(b: &mut Builder, structure: &str) -> u32 {

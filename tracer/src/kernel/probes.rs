@@ -1,0 +1,128 @@
+//! The probes that tracing takes, and whether the running kernel has a place for each.
+
+use std::fmt;
+
+use super::btf::Btf;
+use super::symbols::Symbol;
+
+/// What kind of probe it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Runs when a function is entered.
+    Kprobe,
+    /// Runs when a function returns.
+    Kretprobe,
+    /// Runs at a tracepoint.
+    RawTracepoint,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Kprobe => "kprobe",
+            Self::Kretprobe => "kretprobe",
+            Self::RawTracepoint => "raw tracepoint",
+        })
+    }
+}
+
+/// Whether the kernel has the place of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In vmlinux.
+    Vmlinux,
+    /// In a module.
+    Module(String),
+    /// More than once, so that the name does not say where.
+    Ambiguous(usize),
+    /// Nowhere.
+    Missing,
+}
+
+impl Place {
+    /// Whether a probe can be put there.
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        matches!(self, Self::Vmlinux | Self::Module(_))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vmlinux => f.write_str("vmlinux"),
+            Self::Module(name) => write!(f, "module {name}"),
+            Self::Ambiguous(count) => write!(f, "{count} functions of that name"),
+            Self::Missing => f.write_str("not found"),
+        }
+    }
+}
+
+/// One probe.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// What kind it is.
+    pub kind: Kind,
+    /// The function or tracepoint.
+    pub function: &'static str,
+    /// Where the kernel has it.
+    pub place: Place,
+}
+
+/// Runs the rules of an IPv4 table: `net/ipv4/netfilter/ip_tables.c`.
+pub const IPT_DO_TABLE: &str = "ipt_do_table";
+/// Runs the rules of an IPv6 table: `net/ipv6/netfilter/ip6_tables.c`.
+pub const IP6T_DO_TABLE: &str = "ip6t_do_table";
+/// Frees the memory of a packet, also where no tracepoint is: `net/core/skbuff.c`.
+pub const KFREE_SKBMEM: &str = "kfree_skbmem";
+
+/// The functions to look up in the kernel's symbol table before calling [`list`].
+pub const FUNCTIONS: &[&str] = &[IPT_DO_TABLE, IP6T_DO_TABLE, KFREE_SKBMEM];
+
+/// Every probe, in the order in which a packet meets them.
+const ALL: &[(Kind, &str)] = &[
+    (Kind::Kprobe, IPT_DO_TABLE),
+    (Kind::Kretprobe, IPT_DO_TABLE),
+    (Kind::Kprobe, IP6T_DO_TABLE),
+    (Kind::Kretprobe, IP6T_DO_TABLE),
+    (Kind::RawTracepoint, "kfree_skb"),
+    (Kind::RawTracepoint, "consume_skb"),
+    (Kind::Kprobe, KFREE_SKBMEM),
+];
+
+/// Every probe with its place, from the kernel's functions and the types of vmlinux.
+#[must_use]
+pub fn list(symbols: &[Symbol], vmlinux: Option<&Btf>) -> Vec<Probe> {
+    ALL.iter()
+        .map(|(kind, function)| Probe {
+            kind: *kind,
+            function,
+            place: match kind {
+                Kind::Kprobe | Kind::Kretprobe => place(symbols, function),
+                Kind::RawTracepoint => tracepoint(vmlinux, function),
+            },
+        })
+        .collect()
+}
+
+/// Where a function is.
+#[must_use]
+pub fn place(symbols: &[Symbol], function: &str) -> Place {
+    let mut found = symbols.iter().filter(|symbol| symbol.name == function);
+    match (found.next(), found.count()) {
+        (None, _) => Place::Missing,
+        (Some(symbol), 0) => match &symbol.module {
+            None => Place::Vmlinux,
+            Some(module) => Place::Module(module.clone()),
+        },
+        (Some(_), more) => Place::Ambiguous(more + 1),
+    }
+}
+
+fn tracepoint(vmlinux: Option<&Btf>, name: &str) -> Place {
+    if vmlinux.is_some_and(|btf| btf.has_typedef(&format!("btf_trace_{name}"))) {
+        Place::Vmlinux
+    } else {
+        Place::Missing
+    }
+}
