@@ -93,7 +93,8 @@ impl Obstacle {
             }
             Self::Privilege(Privilege::Refused(_)) => {
                 "run it on the node itself, not in a container with a seccomp profile (`grep Seccomp \
-                 /proc/self/status`) or a user namespace (`cat /proc/self/uid_map`)"
+                 /proc/self/status`) or a user namespace (`cat /proc/self/uid_map`); before kernel 5.11, also `ulimit \
+                 -l unlimited`"
             }
             Self::Lockdown(LockedDown::Stated) => {
                 "`cat /sys/kernel/security/lockdown` shows the mode; run tracer on a node whose kernel is not \
@@ -106,13 +107,13 @@ impl Obstacle {
                  chosen at boot, by `lockdown=` on the kernel command line or the kernel's configuration)"
             }
             Self::NoBtf(_) => {
-                "`ls /sys/kernel/btf/vmlinux`; the kernel needs CONFIG_DEBUG_INFO_BTF=y: `grep DEBUG_INFO_BTF \
+                "`ls /sys/kernel/btf/vmlinux` (in a container, is /sys mounted?); the kernel needs CONFIG_DEBUG_INFO_BTF=y: `grep DEBUG_INFO_BTF \
                  /boot/config-$(uname -r)`"
             }
             Self::NoRingBuffer(_) => "`uname -r`; run tracer on a node with kernel 5.8 or later",
             Self::NoKprobes(NoKprobes::Missing) => {
                 "the kernel needs CONFIG_KPROBE_EVENTS=y: `grep KPROBE /boot/config-$(uname -r)`; `ls \
-                 /sys/bus/event_source/devices/kprobe`"
+                 /sys/bus/event_source/devices/kprobe` (in a container, is /sys mounted?)"
             }
             Self::NoKprobes(NoKprobes::Disabled) => {
                 "`cat /sys/kernel/debug/kprobes/enabled` shows 0; whoever runs the node can write 1 there"

@@ -138,11 +138,22 @@ pub fn check(machine: &Machine, families: Families) -> Report {
     }
     add("legacy iptables", tables);
     if any_table {
-        for (wanted, name, list) in [
-            (families.ipv4, "IPv4 tables", "ip_tables_names"),
-            (families.ipv6, "IPv6 tables", "ip6_tables_names"),
+        for (wanted, function, name, list) in [
+            (
+                families.ipv4,
+                probes::IPT_DO_TABLE,
+                "IPv4 tables",
+                "ip_tables_names",
+            ),
+            (
+                families.ipv6,
+                probes::IP6T_DO_TABLE,
+                "IPv6 tables",
+                "ip6_tables_names",
+            ),
         ] {
-            if wanted {
+            let present = |probe: &Probe| probe.function == function && probe.place.is_found();
+            if wanted && probes.iter().any(present) {
                 add(name, table_names(machine.table_names(list)));
             }
         }
@@ -179,7 +190,7 @@ fn privileges(capabilities: io::Result<u64>) -> Judged {
                 "unknown".into(),
                 Outcome::Warn {
                     meaning: format!("failed to read the capabilities of this process: {error}"),
-                    hint: "`cat /proc/self/status`".into(),
+                    hint: "`cat /proc/self/status`; is /proc mounted?".into(),
                 },
             );
         }
@@ -294,7 +305,7 @@ fn legacy_tables(families: Families, symbols: Result<&[Symbol], &io::Error>, nf_
                 "unknown".into(),
                 Outcome::Warn {
                     meaning: format!("failed to read the kernel's symbols: {error}"),
-                    hint: "`ls -l /proc/kallsyms`".into(),
+                    hint: "`ls -l /proc/kallsyms`; is /proc mounted?".into(),
                 },
             );
         }
@@ -361,7 +372,8 @@ fn table_names(names: io::Result<Vec<String>>) -> Judged {
         ),
         _ => (
             "none here",
-            "this network namespace has no legacy table; packets in others are traced all the same".into(),
+            "this network namespace has no legacy table; packets in other namespaces are traced all the same"
+                .into(),
         ),
     };
     let hint = "`iptables -V` says whether the node uses (legacy) or (nf_tables)".into();

@@ -97,12 +97,32 @@ const READ: [Instruction; 7] = [
     instruction(0x95, 0, 0, 0),                          // exit
 ];
 
-/// Asks the running kernel.
+/// Lets this process lock as much memory as it needs.
+///
+/// Kernels before 5.11 charge maps and programs against `RLIMIT_MEMLOCK`, which is small, and answer `EPERM`
+/// when it is used up (`bpf_charge_memlock` in `kernel/bpf/syscall.c`). Later kernels do not look at it. The
+/// limit belongs to this process alone.
+///
+/// # Errors
+///
+/// If the limit cannot be raised, for lack of `CAP_SYS_RESOURCE`.
+pub fn lift_memory_limit() -> Result<(), Errno> {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the kernel only reads the structure, which lives until the call returns.
+    Errno::result(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) }).map(drop)
+}
+
+/// Asks the running kernel. This lifts the memory limit of this process, see [`lift_memory_limit`].
 ///
 /// # Errors
 ///
 /// What the kernel answered instead of doing it.
 pub fn ask(question: Question) -> Answer {
+    // Where the limit stays and matters, the answer is a refusal, and that is told.
+    let _ = lift_memory_limit();
     match question {
         Question::RingBuffer => bpf(
             BPF_MAP_CREATE,
