@@ -110,6 +110,9 @@ pub struct Resolved {
     pub signature_origin: Origin,
     /// Where each member was found, in the order of [`Offsets`].
     pub sources: Vec<Source>,
+    /// Whether this kernel tells how often it did not run a kprobe: `bpf_link_info.perf_event.kprobe.missed`,
+    /// `include/uapi/linux/bpf.h` since 6.7.
+    pub skips_counted: bool,
 }
 
 impl Resolved {
@@ -163,12 +166,16 @@ const OPTIONAL: &[(&str, &str, &[&str], Field)] = &[
     ("nf_conn", "mark", &["nf_conntrack"], |o| &mut o.conntrack_mark),
 ];
 
-/// Members of `struct xt_table` with the offset they have in `include/linux/netfilter/x_tables.h` of
-/// every 64-bit kernel from 5.4 to 7.3: `ops`, which came in between in 5.13, took the room of `me`.
+/// Members of `struct xt_table`, and where they are in `include/linux/netfilter/x_tables.h` of all kernels
+/// from 5.4 to 7.3 that have 64-bit pointers: the members between the two were exchanged in 5.13 (`ops`
+/// for `table_init`), these stayed where they were.
 const TABLE: &[(&str, Field, u32)] = &[
     ("private", |o| &mut o.table_private, 24),
     ("name", |o| &mut o.table_name, 56),
 ];
+
+/// Whether the offsets in [`TABLE`] are those of this machine.
+const LAYOUT_HOLDS: bool = cfg!(target_pointer_width = "64");
 
 /// Modules whose BTF describes `struct xt_table`.
 const TABLE_MODULES: &[&str] = &["x_tables", "ip_tables", "ip6_tables"];
@@ -202,15 +209,19 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
         *field(&mut offsets) = note(structure, path, Some(offset), Origin::Vmlinux);
     }
     for (structure, path, owners, field) in OPTIONAL {
-        let (offset, origin) = member(vmlinux, modules, structure, path, owners)?;
+        let (offset, origin) = match member(vmlinux, modules, structure, path, owners)? {
+            (Ok(offset), origin) => (Some(offset), origin),
+            (Err(error), origin) if error.is_absence() => (None, origin),
+            (Err(error), _) => return Err(error.into()),
+        };
         *field(&mut offsets) = note(structure, path, offset, origin);
     }
     for (path, field, documented) in TABLE {
         let (offset, origin) = match member(vmlinux, modules, "xt_table", path, TABLE_MODULES)? {
-            (None, _) => (Some(*documented), Origin::Layout),
-            found => found,
+            (Err(LookupError::NoStruct(_)), _) if LAYOUT_HOLDS => (*documented, Origin::Layout),
+            (offset, origin) => (offset?, origin),
         };
-        *field(&mut offsets) = note("xt_table", path, offset, origin);
+        *field(&mut offsets) = note("xt_table", path, Some(offset), origin);
     }
 
     let (signature, signature_origin) = signature(vmlinux, modules)?;
@@ -223,34 +234,31 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
         signature,
         signature_origin,
         sources,
+        skips_counted: vmlinux
+            .member("bpf_link_info", "perf_event.kprobe.missed")
+            .is_ok(),
     })
 }
 
-/// A member of a type that vmlinux or one of `owners` describes; `None` if nobody has it.
+/// A member of a type that vmlinux or one of `owners` describes, and who was the last to be asked.
 fn member(
     vmlinux: &Btf,
     modules: &ModuleBtf<'_>,
     structure: &str,
     path: &str,
     owners: &[&'static str],
-) -> Result<(Option<u32>, Origin), OffsetsError> {
-    match vmlinux.member(structure, path) {
-        Ok(offset) => return Ok((Some(offset), Origin::Vmlinux)),
-        // Only a type that vmlinux does not know can be a module's own.
-        Err(LookupError::NoStruct(_)) => {}
-        Err(error) if error.is_absence() => return Ok((None, Origin::Vmlinux)),
-        Err(error) => return Err(error.into()),
-    }
+) -> Result<(Result<u32, LookupError>, Origin), LoadError> {
+    let mut answer = (vmlinux.member(structure, path), Origin::Vmlinux);
     for owner in owners {
-        let Some(btf) = modules(owner)? else { continue };
-        match btf.member(structure, path) {
-            Ok(offset) => return Ok((Some(offset), Origin::Module(owner))),
-            Err(LookupError::NoStruct(_)) => {}
-            Err(error) if error.is_absence() => return Ok((None, Origin::Module(owner))),
-            Err(error) => return Err(error.into()),
+        // Only a type that vmlinux does not know can be a module's own.
+        if !matches!(answer.0, Err(LookupError::NoStruct(_))) {
+            break;
+        }
+        if let Some(btf) = modules(owner)? {
+            answer = (btf.member(structure, path), Origin::Module(owner));
         }
     }
-    Ok((None, Origin::Vmlinux))
+    Ok(answer)
 }
 
 /// How the probed functions take their arguments, and who said so.
@@ -297,7 +305,7 @@ fn tables_are_anchored(vmlinux: &Btf) -> Result<bool, LookupError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -305,7 +313,11 @@ mod tests {
     use super::*;
 
     /// The types of a vmlinux, all members at made-up offsets; `more` adds to it.
-    fn vmlinux(anchored: bool, conntrack_mark: bool, more: impl FnOnce(&mut Builder)) -> Btf {
+    pub(crate) fn vmlinux_bytes(
+        anchored: bool,
+        conntrack_mark: bool,
+        more: impl FnOnce(&mut Builder),
+    ) -> Vec<u8> {
         let mut b = Builder::new();
         let int = b.int("unsigned int", 4);
         let mut simple = |name: &str, members: &[&str]| {
@@ -359,7 +371,11 @@ mod tests {
         );
         b.structure("sock", &[("__sk_common", common, 0), ("sk_socket", int, 600)]);
         more(&mut b);
-        Btf::parse(&b.bytes()).unwrap()
+        b.bytes()
+    }
+
+    fn vmlinux(anchored: bool, conntrack_mark: bool, more: impl FnOnce(&mut Builder)) -> Btf {
+        Btf::parse(&vmlinux_bytes(anchored, conntrack_mark, more)).unwrap()
     }
 
     fn pointer_to(b: &mut Builder, structure: &str) -> u32 {
@@ -475,6 +491,19 @@ mod tests {
     fn without_module_btf_and_proof_it_is_refused() {
         let error = resolve_with(vmlinux(false, true, |_| {}), &[]).unwrap_err();
         assert!(matches!(error, OffsetsError::NoModuleBtf), "{error}");
+    }
+
+    #[test]
+    fn a_table_that_is_described_differently_is_refused() {
+        let vmlinux = vmlinux(true, true, |b| {
+            b.structure("xt_table", &[("name", 1, 56)]);
+        });
+        let error = resolve_with(vmlinux, &[]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("struct xt_table has no member private")
+        );
     }
 
     #[test]
