@@ -46,7 +46,7 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
         };
         writeln!(
             out,
-            "{mark} {:<15} {:<14} {}",
+            "{mark} {:<15} {:<19} {}",
             probe.kind, probe.function, probe.place
         )?;
     }
@@ -115,13 +115,16 @@ mod tests {
 ✓ kprobes            can be created
 
 probes
-! raw tracepoint  kfree_skb      not found
-! raw tracepoint  consume_skb    not found
-! kprobe          kfree_skbmem   not found
-! kretprobe       ipt_do_table   not found
-! kprobe          ipt_do_table   not found
-! kretprobe       ip6t_do_table  not found
-! kprobe          ip6t_do_table  not found
+! raw tracepoint  kfree_skb           not found
+! raw tracepoint  consume_skb         not found
+! kprobe          kfree_skbmem        not found
+! kprobe          xt_free_table_info  not found
+! kretprobe       xt_alloc_table_info not found
+! kretprobe       xt_find_table_lock  not found
+! kretprobe       ipt_do_table        not found
+! kprobe          ipt_do_table        not found
+! kretprobe       ip6t_do_table       not found
+! kprobe          ip6t_do_table       not found
 
 this node cannot be traced: not permitted: tracing needs root, and this process lacks CAP_BPF
 "

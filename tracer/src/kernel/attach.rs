@@ -25,7 +25,7 @@ use tracer_common::{Counter, Filter, Offsets};
 use super::{
     link,
     preflight::Families,
-    probes::{Kind, PROGRAMS, Program},
+    probes::{Kind, PROGRAMS, Program, Purpose},
 };
 
 /// The eBPF object that this binary was built with.
@@ -185,7 +185,11 @@ impl Attached {
             skips_counted: plan.skips_counted,
         };
         for program in PROGRAMS {
-            if program.family.is_none_or(|family| plan.families.contains(family)) {
+            let wanted = match program.purpose {
+                Purpose::Life | Purpose::Rules => true,
+                Purpose::Tables(family) => plan.families.contains(family),
+            };
+            if wanted {
                 let link = attached.attach_one(program)?;
                 attached.links.push(link);
             }

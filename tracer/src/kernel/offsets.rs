@@ -166,18 +166,55 @@ const OPTIONAL: &[(&str, &str, &[&str], Field)] = &[
     ("nf_conn", "mark", &["nf_conntrack"], |o| &mut o.conntrack_mark),
 ];
 
-/// Members of `struct xt_table`, and where they are in `include/linux/netfilter/x_tables.h` of all kernels
-/// from 5.4 to 7.3 that have 64-bit pointers: the members between the two were exchanged in 5.13 (`ops`
-/// for `table_init`), these stayed where they were.
-const TABLE: &[(&str, Field, u32)] = &[
-    ("private", |o| &mut o.table_private, 24),
-    ("name", |o| &mut o.table_name, 56),
+/// Members of the types of `include/linux/netfilter/x_tables.h`, and where they are on 64-bit kernels that no BTF
+/// describes them for: `Always` where they stayed from 5.4 to 7.3, `Anchored` where that is known only of
+/// kernels whose tables are anchored in `struct net` ([`tables_are_anchored`]). `hotdrop` is such: it moved when
+/// `fragoff` became a `u16` (5.14).
+const TABLES: &[(&str, &str, Field, Documented)] = &[
+    (
+        "xt_table",
+        "private",
+        |o| &mut o.table_private,
+        Documented::Always(24),
+    ),
+    ("xt_table", "name", |o| &mut o.table_name, Documented::Always(56)),
+    (
+        "xt_table_info",
+        "entries",
+        |o| &mut o.table_info_entries,
+        Documented::Always(64),
+    ),
+    (
+        "xt_action_param",
+        "matchinfo",
+        |o| &mut o.param_info,
+        Documented::Always(8),
+    ),
+    (
+        "xt_action_param",
+        "state",
+        |o| &mut o.param_state,
+        Documented::Always(16),
+    ),
+    (
+        "xt_action_param",
+        "hotdrop",
+        |o| &mut o.param_hotdrop,
+        Documented::Anchored(32),
+    ),
 ];
 
-/// Whether the offsets in [`TABLE`] are those of this machine.
+/// What is known of a member's offset without BTF.
+#[derive(Clone, Copy)]
+enum Documented {
+    Always(u32),
+    Anchored(u32),
+}
+
+/// Whether the offsets in [`TABLES`] are those of this machine.
 const LAYOUT_HOLDS: bool = cfg!(target_pointer_width = "64");
 
-/// Modules whose BTF describes `struct xt_table`.
+/// Modules whose BTF describes the types of x_tables.
 const TABLE_MODULES: &[&str] = &["x_tables", "ip_tables", "ip6_tables"];
 
 /// Probed functions and the modules that have them, unless they are built in.
@@ -216,12 +253,16 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
         };
         *field(&mut offsets) = note(structure, path, offset, origin);
     }
-    for (path, field, documented) in TABLE {
-        let (offset, origin) = match member(vmlinux, modules, "xt_table", path, TABLE_MODULES)? {
-            (Err(LookupError::NoStruct(_)), _) if LAYOUT_HOLDS => (*documented, Origin::Layout),
+    for (structure, path, field, documented) in TABLES {
+        let (offset, origin) = match member(vmlinux, modules, structure, path, TABLE_MODULES)? {
+            (Err(LookupError::NoStruct(_)), _) if LAYOUT_HOLDS => match *documented {
+                Documented::Always(offset) => (offset, Origin::Layout),
+                Documented::Anchored(offset) if tables_are_anchored(vmlinux)? => (offset, Origin::Layout),
+                Documented::Anchored(_) => return Err(OffsetsError::NoModuleBtf),
+            },
             (offset, origin) => (offset?, origin),
         };
-        *field(&mut offsets) = note("xt_table", path, Some(offset), origin);
+        *field(&mut offsets) = note(structure, path, Some(offset), origin);
     }
 
     let (signature, signature_origin) = signature(vmlinux, modules)?;
@@ -394,6 +435,14 @@ pub(crate) mod tests {
         b.function(name, &parameters);
     }
 
+    fn add_parameters(b: &mut Builder) {
+        b.structure("xt_table_info", &[("entries", 1, 64)]);
+        b.structure(
+            "xt_action_param",
+            &[("matchinfo", 1, 8), ("state", 1, 16), ("hotdrop", 1, 30)],
+        );
+    }
+
     const OLD: &[&str] = &["sk_buff", "nf_hook_state", "xt_table"];
     const NEW: &[&str] = &["void", "sk_buff", "nf_hook_state"];
 
@@ -405,6 +454,7 @@ pub(crate) mod tests {
             .map(|(module, function, parameters)| {
                 let mut b = Builder::on(&base);
                 b.structure("xt_table", &[("private", 1, 32), ("name", 1, 64)]);
+                add_parameters(&mut b);
                 add_function(&mut b, function, parameters);
                 (*module, b.bytes())
             })
@@ -451,6 +501,7 @@ pub(crate) mod tests {
     fn built_in_tables_are_described_by_vmlinux() {
         let vmlinux = vmlinux(false, true, |b| {
             b.structure("xt_table", &[("private", 1, 24), ("name", 1, 56)]);
+            add_parameters(b);
             add_function(b, "ipt_do_table", NEW);
         });
         let resolved = resolve_with(vmlinux, &[]).unwrap();

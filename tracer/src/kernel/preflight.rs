@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use super::machine::{Lockdown, Machine, Module};
 use super::obstacle::{LockedDown, NoKprobes, Obstacle, Privilege};
 use super::offsets::{OffsetsError, Resolved};
-use super::probes::{self, Place, Probe};
+use super::probes::{self, Place, Probe, Purpose};
 use super::question::{Answer, Question};
 use super::symbols::Symbol;
 use super::{KernelBtf, load_btf};
@@ -457,10 +457,9 @@ fn nf_tables_use(loaded: bool, modules: &[Module]) -> Judged {
 /// Without all of these, the end of a packet may be missed; what uses its memory next is then told apart
 /// by other means.
 fn packet_end(probes: &[Probe]) -> Judged {
-    let tables = [probes::IPT_DO_TABLE, probes::IP6T_DO_TABLE];
     let missing: Vec<_> = probes
         .iter()
-        .filter(|probe| !tables.contains(&probe.function) && !probe.place.is_found())
+        .filter(|probe| probe.purpose == Purpose::Life && !probe.place.is_found())
         .map(|probe| probe.function)
         .collect();
     if missing.is_empty() {

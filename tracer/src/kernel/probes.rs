@@ -66,6 +66,8 @@ pub struct Probe {
     pub kind: Kind,
     /// The function or tracepoint.
     pub function: &'static str,
+    /// What it is for.
+    pub purpose: Purpose,
     /// Where the kernel has it.
     pub place: Place,
 }
@@ -77,8 +79,22 @@ pub const IP6T_DO_TABLE: &str = "ip6t_do_table";
 /// Frees the memory of a packet, also where no tracepoint is: `net/core/skbuff.c`.
 pub const KFREE_SKBMEM: &str = "kfree_skbmem";
 
+/// Makes room for the rules of a table: `net/netfilter/x_tables.c`.
+const XT_ALLOC_TABLE_INFO: &str = "xt_alloc_table_info";
+/// Gives it back: `net/netfilter/x_tables.c`.
+const XT_FREE_TABLE_INFO: &str = "xt_free_table_info";
+/// Finds a table for whoever reads or replaces its rules: `net/netfilter/x_tables.c`.
+const XT_FIND_TABLE_LOCK: &str = "xt_find_table_lock";
+
 /// The functions to look up in the kernel's symbol table before calling [`list`].
-pub const FUNCTIONS: &[&str] = &[IPT_DO_TABLE, IP6T_DO_TABLE, KFREE_SKBMEM];
+pub const FUNCTIONS: &[&str] = &[
+    IPT_DO_TABLE,
+    IP6T_DO_TABLE,
+    KFREE_SKBMEM,
+    XT_ALLOC_TABLE_INFO,
+    XT_FREE_TABLE_INFO,
+    XT_FIND_TABLE_LOCK,
+];
 
 /// A program of the eBPF object and the probe that it is for.
 #[derive(Clone, Copy, Debug)]
@@ -89,54 +105,83 @@ pub struct Program {
     pub kind: Kind,
     /// The function or tracepoint.
     pub function: &'static str,
-    /// The family whose tables it is for; `None` for what every trace needs.
-    pub family: Option<Family>,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
-/// Every program, in the order in which they are attached: the ends of packets' lives first, and returns before
-/// entries, so that no traversal is half seen.
-pub const PROGRAMS: [Program; 7] = [
+/// What a probe is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To see the end of packets' lives.
+    Life,
+    /// To know which rules a table had.
+    Rules,
+    /// To see packets in the tables of a family.
+    Tables(Family),
+}
+
+/// Every program with a probe of its own, in the order in which they are attached: the ends of packets' lives and
+/// of rules first, and returns before entries, so that no traversal is half seen.
+pub const PROGRAMS: [Program; 10] = [
     Program {
         name: "skb_dropped",
         kind: Kind::RawTracepoint,
         function: "kfree_skb",
-        family: None,
+        purpose: Purpose::Life,
     },
     Program {
         name: "skb_consumed",
         kind: Kind::RawTracepoint,
         function: "consume_skb",
-        family: None,
+        purpose: Purpose::Life,
     },
     Program {
         name: "skb_freed",
         kind: Kind::Kprobe,
         function: KFREE_SKBMEM,
-        family: None,
+        purpose: Purpose::Life,
+    },
+    Program {
+        name: "rules_freed",
+        kind: Kind::Kprobe,
+        function: XT_FREE_TABLE_INFO,
+        purpose: Purpose::Rules,
+    },
+    Program {
+        name: "rules_made",
+        kind: Kind::Kretprobe,
+        function: XT_ALLOC_TABLE_INFO,
+        purpose: Purpose::Rules,
+    },
+    Program {
+        name: "rules_looked_up",
+        kind: Kind::Kretprobe,
+        function: XT_FIND_TABLE_LOCK,
+        purpose: Purpose::Rules,
     },
     Program {
         name: "ipt_leave",
         kind: Kind::Kretprobe,
         function: IPT_DO_TABLE,
-        family: Some(Family::Ipv4),
+        purpose: Purpose::Tables(Family::Ipv4),
     },
     Program {
         name: "ipt_enter",
         kind: Kind::Kprobe,
         function: IPT_DO_TABLE,
-        family: Some(Family::Ipv4),
+        purpose: Purpose::Tables(Family::Ipv4),
     },
     Program {
         name: "ip6t_leave",
         kind: Kind::Kretprobe,
         function: IP6T_DO_TABLE,
-        family: Some(Family::Ipv6),
+        purpose: Purpose::Tables(Family::Ipv6),
     },
     Program {
         name: "ip6t_enter",
         kind: Kind::Kprobe,
         function: IP6T_DO_TABLE,
-        family: Some(Family::Ipv6),
+        purpose: Purpose::Tables(Family::Ipv6),
     },
 ];
 
@@ -148,6 +193,7 @@ pub fn list(symbols: &[Symbol], vmlinux: Option<&Btf>) -> Vec<Probe> {
         .map(|program| Probe {
             kind: program.kind,
             function: program.function,
+            purpose: program.purpose,
             place: match program.kind {
                 Kind::Kprobe | Kind::Kretprobe => place(symbols, program.function),
                 Kind::RawTracepoint => tracepoint(vmlinux, program.function),

@@ -9,6 +9,9 @@ use super::*;
 const ROOT: &str = "000001ffffffffff";
 const KALLSYMS: &str = "\
 ffffffff81a00100 t kfree_skbmem
+ffffffffc0a0b000 t xt_alloc_table_info\t[x_tables]
+ffffffffc0a0b100 t xt_free_table_info\t[x_tables]
+ffffffffc0a0b200 t xt_find_table_lock\t[x_tables]
 ffffffffc0a1b000 t ipt_do_table\t[ip_tables]
 ffffffffc0a2b000 t ip6t_do_table\t[ip6_tables]
 ";
