@@ -104,10 +104,7 @@ pub(super) fn install(ws: &Workspace, packages: &[Package]) -> Result<()> {
     if !nix::unistd::geteuid().is_root() || process::find("apt-get").is_none() {
         let names: Vec<_> = packages.iter().map(|package| package.debian.as_ref()).collect();
         return Err(hinted(
-            format!(
-                "failed to find what the test machines and the build need: {}",
-                names.join(", ")
-            ),
+            format!("failed to find: {}: not installed", names.join(", ")),
             install_command(packages),
         ));
     }

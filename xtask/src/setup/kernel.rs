@@ -148,6 +148,12 @@ fn unpack(ws: &Workspace, series: Series, release: &str, debs: &[PathBuf], step:
         ])?,
         &kernel.join("vmlinuz"),
     )?;
+    for unneeded in ["System.map", "config"].map(|name| unpacked.join(name)) {
+        if unneeded.exists() {
+            fs::remove_file(&unneeded)
+                .with_context(|| format!("failed to remove: {}", unneeded.display()))?;
+        }
+    }
     rename(&unpacked, &modules)?;
 
     step.now("depmod");

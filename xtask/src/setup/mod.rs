@@ -42,12 +42,14 @@ pub(crate) struct Args {
 
 pub(crate) fn command(args: &Args) -> Result<()> {
     let ws = Workspace::find()?;
-    let mut packages = toolchain::missing_packages(&ws)?;
-    if !args.no_vm {
-        packages.extend(missing_vm_packages());
-    }
+    let mut packages = if args.no_vm {
+        Vec::new()
+    } else {
+        missing_vm_packages()
+    };
     if !packages.is_empty() {
         // All at once, so that whoever has to type the command types it once.
+        packages.extend(toolchain::missing_packages(&ws)?);
         let _lock = lock(&ws)?;
         host::install(&ws, &packages)?;
     }
