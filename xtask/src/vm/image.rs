@@ -86,7 +86,7 @@ impl Image {
             parts: vec![
                 modules::part(&store, kernel)?,
                 kept(&store, "tools", &tool_files(tools)?)?,
-                kept(&store, "programs", &program_files(ws, programs)?)?,
+                kept(&store, "programs", &program_files(ws, &store, programs)?)?,
             ],
         })
     }
@@ -200,17 +200,52 @@ fn tool_files(tools: &VmTools) -> Result<Archive> {
     Ok(archive)
 }
 
-fn program_files(ws: &Workspace, programs: &Programs) -> Result<Archive> {
+fn program_files(ws: &Workspace, store: &Path, programs: &Programs) -> Result<Archive> {
     let mut archive = Archive::default();
-    archive.file("init", init_of(programs)?)?;
+    let init = init_of(programs)?;
+    archive.file("init", &without_debug_info(store, init)?)?;
     let own: Vec<PathBuf> = programs.tests.iter().chain(&programs.tracer).cloned().collect();
     for program in &own {
         let Some(name) = program.file_name() else { continue };
-        archive.file(Path::new("usr/bin").join(name), program)?;
+        archive.file(
+            Path::new("usr/bin").join(name),
+            &without_debug_info(store, program)?,
+        )?;
     }
     add_libraries(&mut archive, &own)?;
     archive.tree(Path::new("fixtures"), &ws.root.join("tests/fixtures"))?;
     Ok(archive)
+}
+
+/// A copy without debug information, most of the size of a program: each boot unpacks it anew. Names of
+/// functions stay for backtraces. Where it cannot be made, the program itself.
+fn without_debug_info(store: &Path, program: &Path) -> Result<PathBuf> {
+    let (Some(name), Some(strip)) = (program.file_name(), process::find("strip")) else {
+        return Ok(program.to_owned());
+    };
+    let copy = store.join("stripped").join(name);
+    let changed = |file: &Path| fs::metadata(file).and_then(|about| about.modified());
+    let is_fresh = matches!((changed(&copy), changed(program)), (Ok(copy), Ok(program)) if copy > program);
+    if !is_fresh {
+        let place = store.join("stripped");
+        fs::create_dir_all(&place).with_context(|| format!("failed to create: {}", place.display()))?;
+        // Not in place: another guest may be packing the copy at this moment.
+        let fresh = tempfile::NamedTempFile::new_in(&place).context("failed to create file")?;
+        let made = process::output(
+            Command::new(strip)
+                .arg("-g")
+                .arg("-o")
+                .arg(fresh.path())
+                .arg(program),
+        );
+        if made.is_err() {
+            return Ok(program.to_owned());
+        }
+        fresh
+            .persist(&copy)
+            .with_context(|| format!("failed to write: {}", copy.display()))?;
+    }
+    Ok(copy)
 }
 
 fn init_of(programs: &Programs) -> Result<&PathBuf> {
