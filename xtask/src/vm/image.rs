@@ -82,13 +82,20 @@ impl Image {
     ) -> Result<Self> {
         let store = ws.vm().join("images");
         fs::create_dir_all(&store).with_context(|| format!("failed to create: {}", store.display()))?;
-        Ok(Self {
+        // Guests that start at the same time share parts: the first builds them, the others find them.
+        let lock = store.join("lock");
+        let lock = File::create(&lock)
+            .and_then(|lock| lock.lock().map(|()| lock))
+            .with_context(|| format!("failed to lock: {}", lock.display()))?;
+        let image = Self {
             parts: vec![
                 modules::part(&store, kernel)?,
                 kept(&store, "tools", &tool_files(tools)?)?,
                 kept(&store, "programs", &program_files(ws, &store, programs)?)?,
             ],
-        })
+        };
+        drop(lock);
+        Ok(image)
     }
 
     /// An image that only says hello: init and what it is linked with.
