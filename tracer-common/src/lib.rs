@@ -25,6 +25,6 @@ pub use filter::{Filter, HOOKS_ALL, Prefix, TABLES_MAX, criteria, protocols};
 pub use offsets::{ABSENT, Offsets};
 pub use record::{
     FRAMES_MAX, GENERATIONS_MAX, Generation, HEADERS_LEN_MAX, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT,
-    HOOK_POST_ROUTING, HOOK_PRE_ROUTING, IFNAME_LEN, LINK_HEADER_LEN_MAX, OBSERVED_MAX, Observed, PACKETS_MAX,
-    TABLE_NAME_LEN, THREAD_NAME_LEN, TableRead, Traversal, flags, observed,
+    HOOK_POST_ROUTING, HOOK_PRE_ROUTING, IFNAME_LEN, LINK_HEADER_LEN_MAX, OBSERVED_MAX, Observed,
+    PACKETS_MAX, TABLE_NAME_LEN, THREAD_NAME_LEN, TableRead, Traversal, flags, observed,
 };

@@ -59,7 +59,6 @@ pub(crate) fn tracer(ws: &Workspace) -> Result<PathBuf> {
 }
 
 /// Builds another package's release binaries.
-#[expect(dead_code, reason = "for the test machines")]
 pub(crate) fn package(ws: &Workspace, package: &str) -> Result<Vec<PathBuf>> {
     let mut cargo = cargo(ws, &ws.target());
     cargo.args(["--package", package, "--bins", "--release"]);

@@ -48,6 +48,14 @@ impl Step {
         }
     }
 
+    /// Writes something else to the terminal, with the spinner out of the way.
+    pub(crate) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.spinner {
+            Some(spinner) => spinner.suspend(write),
+            None => write(),
+        }
+    }
+
     pub(crate) fn done(mut self, outcome: &str) {
         if let Some(spinner) = self.spinner.take() {
             spinner.finish_and_clear();

@@ -115,7 +115,6 @@ pub(crate) struct Kernel {
 pub(crate) struct VmTools {
     pub(crate) qemu: PathBuf,
     /// Programs of this machine that are copied into the guest, under their own names.
-    #[expect(dead_code, reason = "for the test machines")]
     pub(crate) guest_programs: Vec<PathBuf>,
 }
 
