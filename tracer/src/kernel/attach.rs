@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
         KProbe, ProgramError, RawTracePoint,
         kprobe::KProbeLink,
@@ -20,7 +20,7 @@ use aya::{
     },
 };
 use nix::errno::Errno;
-use tracer_common::{Counter, Filter, Offsets};
+use tracer_common::{Counter, Filter, Offsets, THREAD_NAME_LEN, TableRead};
 
 use super::{
     link,
@@ -85,7 +85,7 @@ pub enum AttachError {
         /// Name of the program.
         program: &'static str,
         /// Function or tracepoint.
-        function: &'static str,
+        function: String,
         /// What was wrong.
         source: ProgramError,
     },
@@ -133,6 +133,7 @@ pub struct Attached {
     records: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
     frames: HashMap<MapData, u64, FrameBytes>,
+    table_read: Array<MapData, TableReadBytes>,
     ebpf: Ebpf,
     /// What the links and frames told when they were taken away.
     ended: Option<Ended>,
@@ -143,6 +144,18 @@ pub struct Attached {
 struct Ended {
     exits_missed: u64,
     skipped: Option<u64>,
+}
+
+/// A [`TableRead`] as the map holds it.
+type TableReadBytes = [u8; size_of::<TableRead>()];
+
+/// What an observed function belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExtensionKind {
+    /// A match.
+    Match,
+    /// A target.
+    Target,
 }
 
 /// A frame as the map holds it; only its presence matters here.
@@ -169,10 +182,15 @@ impl Attached {
         let object = OBJECT.ok_or(AttachError::NoObject)?;
         // SAFETY: both are plain old data without hidden padding (asserted in tracer-common).
         let (offsets, filter) = unsafe { (bytes_of(&plan.offsets), bytes_of(&plan.filter)) };
+        let mut reader = [0; THREAD_NAME_LEN];
+        let name = Self::reader_name();
+        let name = &name.as_bytes()[..name.len().min(THREAD_NAME_LEN - 1)];
+        reader[..name.len()].copy_from_slice(name);
         let mut ebpf = EbpfLoader::new()
             .btf(None)
             .override_global("OFFSETS", offsets, true)
             .override_global("FILTER", filter, true)
+            .override_global("READER", &reader[..], true)
             .map_max_entries("RECORDS", plan.ring_bytes)
             .load(object)?;
         let mut attached = Self {
@@ -180,6 +198,7 @@ impl Attached {
             records: take_map(&mut ebpf, "RECORDS")?,
             counters: take_map(&mut ebpf, "COUNTERS")?,
             frames: take_map(&mut ebpf, "FRAMES")?,
+            table_read: take_map(&mut ebpf, "TABLE_READ")?,
             ebpf,
             ended: None,
             skips_counted: plan.skips_counted,
@@ -207,7 +226,7 @@ impl Attached {
         };
         let attach = |source| AttachError::Attach {
             program: name,
-            function,
+            function: function.to_owned(),
             source,
         };
         let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
@@ -231,6 +250,60 @@ impl Attached {
                 })
             }
         }
+    }
+
+    /// Observes a match or target function from now on: what it answers goes into the records of the traversals
+    /// that call it. Once for each function.
+    ///
+    /// # Errors
+    /// The kernel has no such function, or refuses.
+    pub fn observe(&mut self, extension: ExtensionKind, function: &str) -> Result<(), AttachError> {
+        let leave = match extension {
+            ExtensionKind::Match => "match_leave",
+            ExtensionKind::Target => "target_leave",
+        };
+        // The return first, so that no call is noted whose return is not seen.
+        for (name, at_entry) in [(leave, false), ("extension_enter", true)] {
+            let load = |source| AttachError::Load {
+                program: name,
+                source,
+            };
+            let attach = |source| AttachError::Attach {
+                program: name,
+                function: function.to_owned(),
+                source,
+            };
+            let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
+            let program: &mut KProbe = program.try_into().map_err(load)?;
+            if program.fd().is_err() {
+                program.load().map_err(load)?;
+            }
+            let id = program.attach(function, 0).map_err(attach)?;
+            let link = KprobeLink::new(program.take_link(id).map_err(attach)?)?;
+            self.links.push(Link::Kprobe { at_entry, link });
+        }
+        Ok(())
+    }
+
+    /// Name that the thread must have which reads rules.
+    #[must_use]
+    pub fn reader_name() -> String {
+        // Its own for each process, so that two tracers do not disturb each other.
+        format!("tracer-{}", std::process::id())
+    }
+
+    /// What the thread of that name got when it last asked the kernel for a table.
+    ///
+    /// # Errors
+    /// The kernel does not give the map.
+    pub fn table_read(&self) -> Result<TableRead, AttachError> {
+        let read = self.table_read.get(&0, 0);
+        let bytes = read.map_err(|source| AttachError::Map {
+            name: "TABLE_READ",
+            source,
+        })?;
+        // SAFETY: the same size (asserted by the type), and every bit pattern is a value.
+        Ok(unsafe { std::mem::transmute::<TableReadBytes, TableRead>(bytes) })
     }
 
     /// The next record, as the programs wrote it, if there is one.
