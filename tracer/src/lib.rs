@@ -7,5 +7,6 @@ pub mod cli;
 pub mod kernel;
 pub mod output;
 pub mod packet;
+pub mod replay;
 pub mod ruleset;
 pub mod traversal;
