@@ -184,6 +184,11 @@ impl RuleBuilder {
         self.to(TargetSpec::Extension(name.to_owned(), revision, data.to_vec()))
     }
 
+    /// The head of a user-defined chain, in the middle of another.
+    pub(crate) fn head(self, chain: &str) -> Self {
+        self.to(TargetSpec::Head(chain.to_owned()))
+    }
+
     fn to(mut self, target: TargetSpec) -> Self {
         self.target = target;
         self
@@ -296,7 +301,6 @@ pub(crate) struct TableBuilder {
     name: String,
     built_in: Vec<(Hook, RuleBuilder, Vec<RuleBuilder>)>,
     user_defined: Vec<(String, Vec<RuleBuilder>)>,
-    tail: Vec<RuleBuilder>,
 }
 
 impl TableBuilder {
@@ -307,7 +311,6 @@ impl TableBuilder {
             name: name.to_owned(),
             built_in: Vec::new(),
             user_defined: Vec::new(),
-            tail: Vec::new(),
         }
     }
 

@@ -115,3 +115,14 @@ pub enum Standard {
     /// has no target.
     Jump(Offset),
 }
+
+impl Table {
+    /// The data of a match or target of this table.
+    ///
+    /// # Panics
+    /// When the range is of another table.
+    #[must_use]
+    pub fn data(&self, range: &Range<Offset>) -> &[u8] {
+        &self.blob[range.start as usize..range.end as usize]
+    }
+}
