@@ -112,7 +112,10 @@ impl Explainer {
         }
         let key = (traversal.netns, traversal.family, traversal.table.clone());
         let known = self.tables.get(&key).into_iter().flatten();
-        if let Some((_, rules)) = known.into_iter().find(|(known, _)| *known == traversal.generation) {
+        if let Some((_, rules)) = known
+            .into_iter()
+            .find(|(known, _)| *known == traversal.generation)
+        {
             return Ok(Arc::clone(rules));
         }
         let (generation, rules) = source
@@ -120,7 +123,11 @@ impl Explainer {
             .map_err(NoRules::Unreadable)?;
         let rules = Arc::new(rules);
         self.remember(key, generation, Arc::clone(&rules));
-        if generation == traversal.generation { Ok(rules) } else { Err(NoRules::Replaced) }
+        if generation == traversal.generation {
+            Ok(rules)
+        } else {
+            Err(NoRules::Replaced)
+        }
     }
 
     /// Keeps rules that were read before any packet met them.
@@ -155,10 +162,19 @@ fn observation(observed: &Observed) -> Observation {
     let outcome = if observed.flags & TARGET != 0 {
         Outcome::Target {
             verdict: observed.returned,
-            after: PacketAfter { mark: observed.mark, headers: None },
+            after: PacketAfter {
+                mark: observed.mark,
+                headers: None,
+            },
         }
     } else {
-        Outcome::Match { matched: observed.returned != 0, hotdrop: observed.flags & HOTDROP != 0 }
+        Outcome::Match {
+            matched: observed.returned != 0,
+            hotdrop: observed.flags & HOTDROP != 0,
+        }
     };
-    Observation { data: observed.data, outcome }
+    Observation {
+        data: observed.data,
+        outcome,
+    }
 }

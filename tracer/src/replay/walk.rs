@@ -11,20 +11,12 @@ use super::purity::{Purity, purity};
 use super::targets::{self, CONTINUE, Effect, Use};
 use super::view::{Connection, View};
 use crate::ruleset::{BuiltIn, Extension, Offset, Rule, Standard, Table, Target};
-use crate::traversal::{Family, Traversal, Verdict};
+use crate::traversal::{Traversal, Verdict};
 
 /// Rules looked at in one walk. The kernel refuses rules that loop, so only a corrupted table has longer walks.
 const VISITS_MAX: u32 = 1 << 22;
 /// Lines of one walk.
 const STEPS_MAX: usize = 1 << 16;
-
-/// `IPT_F_GOTO` and `IP6T_F_GOTO`
-fn goto(family: Family) -> u8 {
-    match family {
-        Family::Ipv4 => 0x02,
-        Family::Ipv6 => 0x04,
-    }
-}
 
 /// Replays the walk of a packet through a table.
 ///
@@ -131,7 +123,7 @@ impl<'a> Walk<'a> {
                 }
                 Target::Standard(Standard::Jump(to)) => {
                     // A rule without a target "jumps" to the next one, which nothing returns from.
-                    if *to != rule.next && rule.header.flags & goto(table.family) == 0 {
+                    if *to != rule.next && !rule.is_goto(table.family) {
                         if jumps.len() >= table.stack_len_max as usize {
                             return Ok(self.ended(Verdict::Drop));
                         }

@@ -530,7 +530,7 @@ fn save_program(family: Family) -> Option<&'static str> {
 
 /// Runs a program to its end, within limits, and returns what it printed.
 fn output(command: &mut Command) -> Result<String, SourceError> {
-    let words: Vec<_> = std::iter::once(command.get_program())
+    let words: Vec<_> = iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
