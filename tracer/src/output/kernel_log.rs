@@ -7,9 +7,9 @@
 //! The kernel writes it in `net/netfilter/nf_log_syslog.c`; before 5.13 the same code was spread over
 //! `nf_log_common.c`, `nf_log_ipv4.c` and `nf_log_ipv6.c`. `ipt_do_table` asks for `NF_LOG_DEFAULT_MASK`: TCP
 //! sequence numbers and options, IP options and the owner, but no decoded MAC addresses. The text is that of
-//! 7.x, as `/dev/kmsg` shows it. Older kernels differ in one point that a packet can show: up to 6.14 the TCP
-//! bit AE is part of `RES=` (0x04) and is not named. A kernel that names it has the member `ae` in its `struct
-//! tcphdr`.
+//! 7.x, as `/dev/kmsg` shows it. Older kernels differ in one point that a packet can show: in 6.12 and before,
+//! the TCP bit AE is part of `RES=` (0x04) and is not named. A kernel that names it has the member `ae` in its
+//! `struct tcphdr`.
 //!
 //! Not in the line, because [`Traversal`] does not have them: `PHYSIN=` and `PHYSOUT=`, which the kernel adds
 //! after `OUT=` where a bridge hands its packets to the IP tables (`nf_log_dump_packet_common`,
@@ -25,7 +25,7 @@ mod transport;
 use std::fmt::{self, Write as _};
 
 use self::packet::Packet;
-use crate::traversal::{Device, Family, Traversal};
+use crate::traversal::{Device, Family, Hook, Traversal};
 
 /// Bytes of text that the kernel's buffer takes, without level and line end: `S_SIZE` less the terminating NUL
 /// and `KERN_SOH "4"` (`nf_log_buf_add`, `net/netfilter/nf_log.c`). What goes beyond is not logged. In older
@@ -38,8 +38,8 @@ const DEVICE_TYPE_SIT: u16 = 776;
 /// The kernel's line goes on after what was written, with something that was not recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cut {
-    /// The line stops within `MAC=`.
-    #[error("the link-layer header was not recorded as far as the kernel logs it")]
+    /// The line stops after `MAC=` or within it.
+    #[error("the link-layer header that the kernel logs was not recorded")]
     LinkHeader,
     /// The line stops before a header that the packet has.
     #[error("the packet's headers were not recorded as far as the kernel logs them")]
@@ -144,10 +144,18 @@ impl Log<'_> {
 
     /// `dump_mac_header` without `NF_LOG_MACDECODE`: as many bytes as the device's link-layer headers have,
     /// from the packet's link-layer header on. Where that is shorter the network header follows in memory.
+    ///
+    /// The device is `skb->dev`: the in device, but at POSTROUTING the out device, of which the record knows
+    /// nothing (`ip_output`). Towards a device without link-layer headers, such as ipip, the kernel logs an empty
+    /// `MAC=` there. And the link-layer header need not be before the network header: that of a packet that
+    /// vxlan or ipip has just wrapped is the inner packet's, which the record has not either.
     fn link_header(&mut self) -> Result<(), Cut> {
         let traversal = self.traversal;
         let len = usize::from(traversal.in_hard_header_len);
         self.add(format_args!("MAC="));
+        if traversal.hook == Hook::PostRouting {
+            return Err(Cut::LinkHeader);
+        }
         if len != 0 && traversal.link_header_len != 0 {
             let header = &traversal.link_header;
             // For a SIT tunnel the kernel starts before the header, with bytes that are not in the record.

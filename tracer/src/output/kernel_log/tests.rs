@@ -294,12 +294,12 @@ fn a_header_said_to_be_shorter_than_it_is_is_read_as_the_kernel_does() {
 
 #[test]
 fn a_negative_rest_is_printed_as_the_kernel_wraps_it() {
-    // The quoted header says that it has 60 bytes, and its fragment flags that there is no option to read.
+    // The quoted header says that it has 60 bytes: its options are not there, and nothing else is looked for.
     let mut quoted = ipv4(17, &[]);
     quoted[0] = 0x4f;
     let text = fields(2, &ipv4(1, &[&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted].concat()));
     assert!(text.ends_with("ID=1 TRUNCATED] "), "{text}");
-    // 96 bytes: an AH header that says it is longer than the packet, then UDP beyond the end.
+    // An AH header that says it is longer than the packet, so UDP begins 76 bytes beyond the end.
     let header = [17, 20, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
     let text = fields(10, &ipv6(51, &header));
     assert!(
@@ -359,6 +359,20 @@ fn a_link_header_is_as_long_as_those_of_the_device() {
         with(|it| it.in_device_type = 776),
         ("MAC=".into(), Err(Cut::LinkHeader))
     );
+}
+
+/// Kernels 5.10 and 7.3 logged an empty `MAC=` for a packet from veth to ipip, and the inner frame's header for
+/// one that vxlan had wrapped.
+#[test]
+fn the_link_header_of_a_forwarded_packet_at_postrouting_is_not_guessed() {
+    let mut forwarded = record(2, &ipv4(17, &[0; 8]));
+    forwarded.hook = tracer_common::HOOK_POST_ROUTING;
+    assert_eq!(written(&forwarded).1, Ok(()));
+    set_in_device(&mut forwarded, "eth0");
+    set_link_header(&mut forwarded, &[2; 14]);
+    let (text, result) = written(&forwarded);
+    assert_eq!(result, Err(Cut::LinkHeader));
+    assert!(text.ends_with(" IN=eth0 OUT= MAC="), "{text}");
 }
 
 #[test]
