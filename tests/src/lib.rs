@@ -1,1 +1,15 @@
-//! stub
+//! What runs inside the test machines: scenarios (ruleset, traffic, expectation) and what they are made of.
+//!
+//! The pieces call the real tools (`ip`, `iptables-legacy-restore`, …), as those are what a node uses.
+//! Nothing here sleeps for a guessed time: [`wait::until`] waits for a condition, within a limit.
+
+pub mod command;
+pub mod http;
+pub mod job;
+pub mod kmsg;
+pub mod netns;
+pub mod node;
+pub mod ruleset;
+pub mod scenarios;
+pub mod trace_log;
+pub mod wait;

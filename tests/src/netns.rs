@@ -1,0 +1,138 @@
+//! Network namespaces: one for each test, and named ones for pods and neighbours.
+
+use std::fs::File;
+use std::panic;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::command;
+
+/// Runs something in a new network namespace in which only `lo` is, and is up.
+///
+/// It runs in a thread of its own, so the caller stays where it is. Tools that it starts are in the
+/// namespace as well. Mind that `/proc/net` shows the namespace of the process' first thread;
+/// `/proc/thread-self/net` shows this one.
+///
+/// # Errors
+///
+/// Those of `body`, and when the kernel refuses a namespace.
+pub fn isolated<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    in_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET).context("failed to create network namespace")?;
+        command::run("ip link set lo up")?;
+        body()
+    })
+}
+
+/// A thread for something that changes the thread's namespace; a panic goes on in the caller.
+fn in_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| {
+        scope
+            .spawn(body)
+            .join()
+            .unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
+/// A named network namespace, deleted when this is dropped.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Creates a namespace in which `lo` is up.
+    ///
+    /// # Errors
+    ///
+    /// When `ip netns` does, for example because the name is taken.
+    pub fn new(name: &str) -> Result<Self> {
+        command::run(&format!("ip netns add {name}"))?;
+        let namespace = Self {
+            name: name.to_owned(),
+        };
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `ip` in it.
+    ///
+    /// # Errors
+    ///
+    /// When `ip` does.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        command::run(&format!("ip -n {} {arguments}", self.name))
+    }
+
+    /// Runs a tool in it.
+    ///
+    /// # Errors
+    ///
+    /// When the tool does.
+    pub fn run(&self, line: &str) -> Result<String> {
+        command::run(&format!("ip netns exec {} {line}", self.name))
+    }
+
+    /// A command that will run in it. `ip` becomes the program, so the process is the one that is started.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Runs something in it, in a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of `body`, and when the namespace cannot be entered.
+    pub fn enter<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = format!("/run/netns/{}", self.name);
+        in_thread(|| {
+            let file = File::open(&path).with_context(|| format!("failed to open: {path}"))?;
+            setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("failed to enter: {path}"))?;
+            body()
+        })
+    }
+
+    /// Connects the current namespace with this one: device `outside` here, `inside` there, both up.
+    ///
+    /// # Errors
+    ///
+    /// When `ip` does.
+    pub fn veth(&self, outside: &str, inside: &str) -> Result<()> {
+        command::run(&format!(
+            "ip link add {outside} type veth peer name {inside} netns {}",
+            self.name
+        ))?;
+        command::run(&format!("ip link set {outside} up"))?;
+        self.ip(&format!("link set {inside} up")).map(drop)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // What is left behind would only be found by a namespace of the same name, which says so.
+        drop(command::run(&format!("ip netns del {}", self.name)));
+    }
+}
+
+/// Adds a device without anything behind it, up and with an address (`192.168.0.1/24`).
+///
+/// # Errors
+///
+/// When `ip` does.
+pub fn dummy(device: &str, address: &str) -> Result<()> {
+    command::run(&format!("ip link add {device} type dummy"))?;
+    command::run(&format!("ip address add {address} dev {device}"))?;
+    command::run(&format!("ip link set {device} up")).map(drop)
+}
