@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::command::Running;
+use crate::traffic;
 use crate::wait;
 
 /// Exit codes of `tracer`: scripts rely on them.
@@ -113,12 +114,13 @@ impl Tracer {
         kill(self.pid()?, signal).with_context(|| format!("failed to send: {signal}"))
     }
 
-    /// Ends it as `^C` does and returns what it showed.
+    /// Ends it as `^C` does, once every packet has gone its way, and returns what it showed.
     ///
     /// # Errors
     ///
     /// When it does not end, or fails.
     pub fn stop(self) -> Result<Report> {
+        traffic::settle()?;
         self.signal(Signal::SIGINT)?;
         self.wait()
     }

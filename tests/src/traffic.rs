@@ -1,16 +1,17 @@
 //! Packets to be seen: datagrams, connections, echo requests.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::command;
-use crate::netns::Namespace;
+use crate::netns::{self, Namespace};
 use crate::wait;
 
 /// How long to wait for an answer that is not to come.
@@ -88,6 +89,53 @@ pub fn stay_on_processor(number: usize) -> Result<()> {
     set.set(number)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
         .with_context(|| format!("failed to stay on processor: {number}"))
+}
+
+/// How many processors the machine has; the calling thread may be kept on one of them.
+fn processors() -> Result<usize> {
+    let count = sysconf(SysconfVar::_NPROCESSORS_ONLN).context("failed to count processors")?;
+    Ok(count.and_then(|count| usize::try_from(count).ok()).unwrap_or(1))
+}
+
+/// Hops over a virtual device that a packet of these tests takes at most, each with a queue.
+const HOPS_MAX: u32 = 4;
+
+/// Waits until every packet that was sent has gone as far as it goes.
+///
+/// What a virtual device delivers goes through one queue for each processor, first in, first out. So a datagram
+/// that has come through that queue has all others before it. It takes its way in a namespace without rules.
+///
+/// # Errors
+///
+/// When the namespace cannot be made, or a datagram does not come through.
+pub fn settle() -> Result<()> {
+    static SOCKETS: Mutex<Option<(UdpSocket, UdpSocket)>> = Mutex::new(None);
+
+    let mut sockets = SOCKETS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (sender, receiver) = match &mut *sockets {
+        Some(sockets) => sockets,
+        none => none.insert(netns::isolated(|| {
+            let address = Ipv4Addr::LOCALHOST.into();
+            Ok((Place::Here.udp(address, 0)?, Place::Here.udp(address, 0)?))
+        })?),
+    };
+    let to = receiver.local_addr().context("failed to read address")?;
+    thread::scope(|scope| {
+        let everywhere = scope.spawn(|| -> Result<()> {
+            for processor in 0..processors()? {
+                stay_on_processor(processor)?;
+                for _ in 0..HOPS_MAX {
+                    send(sender, to, 1)?;
+                    receiver.recv(&mut [0]).context("failed to wait for packets")?;
+                }
+            }
+            Ok(())
+        });
+        match everywhere.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// Sends a datagram of so many bytes. That a rule at OUTPUT drops it is no error.

@@ -1,6 +1,8 @@
 //! The tests that run in every guest. A scenario is a function that gets a fresh network namespace.
 
+mod follow;
 mod ground;
+mod nested;
 mod nodeport;
 mod oracle;
 
@@ -12,10 +14,16 @@ use crate::netns;
 /// All of them.
 #[must_use]
 pub fn all() -> Vec<Trial> {
-    [ground::trials(), nodeport::trials(), oracle::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        ground::trials(),
+        nodeport::trials(),
+        oracle::trials(),
+        nested::trials(),
+        follow::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A test that runs in a network namespace of its own.
