@@ -6,6 +6,7 @@
 pub mod command;
 pub mod http;
 pub mod job;
+pub mod kernel_state;
 pub mod kmsg;
 pub mod neighbours;
 pub mod netns;

@@ -1,5 +1,6 @@
 //! Runs `tracer trace` and reads what it shows.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -103,6 +104,16 @@ impl Tracer {
     /// When the file cannot be read.
     pub fn said(&self) -> Result<String> {
         read(&self.files.path().join("stderr"))
+    }
+
+    /// Bytes that it has written to standard output so far.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be found.
+    pub fn shown_len(&self) -> Result<u64> {
+        let file = fs::metadata(self.files.path().join("stdout")).context("failed to find output")?;
+        Ok(file.len())
     }
 
     /// Sends a signal.
@@ -265,7 +276,7 @@ impl Summary {
 }
 
 /// One line: a packet's way through one table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Line {
     /// The whole line.
     pub text: String,
@@ -303,6 +314,13 @@ pub struct Line {
     pub netns: Option<u32>,
     /// What is in brackets: gaps.
     pub remarks: String,
+}
+
+/// The line as it was written: failed scenarios show many.
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 impl Line {

@@ -1,7 +1,11 @@
 //! The tests that run in every guest. A scenario is a function that gets a fresh network namespace.
 
+mod concurrency;
+mod ends;
+mod fields;
 mod follow;
 mod ground;
+mod loss;
 mod nested;
 mod nodeport;
 mod oracle;
@@ -11,15 +15,20 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::netns;
 
-/// All of them.
+/// All of them, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Trial> {
     [
+        ends::first_trials(),
         ground::trials(),
         nodeport::trials(),
         oracle::trials(),
         nested::trials(),
         follow::trials(),
+        fields::trials(),
+        loss::trials(),
+        concurrency::trials(),
+        ends::trials(),
     ]
     .into_iter()
     .flatten()

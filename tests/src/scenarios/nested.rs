@@ -187,7 +187,7 @@ fn tee(family: Family) -> Result<()> {
         "*mangle\n-A PREROUTING -p udp --dport 6003 -j MARK --set-mark 0x1\n\
          -A PREROUTING -p udp --dport 6003 -j TEE --gateway {gateway}\n\
          -A PREROUTING -p udp --dport 6003 -j MARK --set-mark 0x2\n\
-         -A OUTPUT -p udp -j MARK --or-mark 0x10\nCOMMIT\n\
+         -A POSTROUTING -p udp -j MARK --or-mark 0x10\nCOMMIT\n\
          *filter\n-A INPUT -p udp --dport 6003 -j DROP\nCOMMIT\n"
     ))?;
     let tracer = Tracer::start(&format!("{} --dport 6003 {THIS_NETNS}", family.flag()))?;
@@ -235,8 +235,7 @@ fn tee(family: Family) -> Result<()> {
     );
     let marks: Vec<_> = nest.inner.iter().map(|line| line.mark).collect();
     ensure!(
-        marks == [(1, 0x11), (0x11, 0x11), (0x11, 0x11)]
-            && nest.inner.iter().all(|line| line.out_device == "right"),
+        marks == [(1, 1), (1, 1), (1, 0x11)] && nest.inner.iter().all(|line| line.out_device == "right"),
         "the copy: {}",
         all(&lines)
     );
