@@ -18,13 +18,15 @@ pub enum Counter {
     ExitMissed,
     /// Packets that are not followed beyond one traversal because [`crate::PACKETS_MAX`] others are alive.
     PacketsFull,
+    /// Replacements of a table that are not known as such because [`crate::GENERATIONS_MAX`] tables are alive.
+    GenerationsFull,
     /// Followed packets whose end was not seen, noticed when the kernel had used their address again.
     EndMissed,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
 
     /// Every counter, in index order.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -34,6 +36,7 @@ impl Counter {
         Self::FramesFull,
         Self::ExitMissed,
         Self::PacketsFull,
+        Self::GenerationsFull,
         Self::EndMissed,
     ];
 }

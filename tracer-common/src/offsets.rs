@@ -62,6 +62,16 @@ pub struct Offsets {
     /// `xt_table.name`
     pub table_name: u32,
 
+    /// `xt_table_info.entries`: offsets of rules count from here
+    pub table_info_entries: u32,
+
+    /// `xt_action_param.matchinfo`, which is `targinfo` for a target
+    pub param_info: u32,
+    /// `xt_action_param.state`
+    pub param_state: u32,
+    /// `xt_action_param.hotdrop`
+    pub param_hotdrop: u32,
+
     /// `nf_conn.status`; [`ABSENT`] without conntrack
     pub conntrack_status: u32,
     /// `nf_conn.mark`; [`ABSENT`] without `CONFIG_NF_CONNTRACK_MARK`
@@ -109,6 +119,10 @@ impl Offsets {
         device_hard_header_len: ABSENT,
         table_private: ABSENT,
         table_name: ABSENT,
+        table_info_entries: ABSENT,
+        param_info: ABSENT,
+        param_state: ABSENT,
+        param_hotdrop: ABSENT,
         conntrack_status: ABSENT,
         conntrack_mark: ABSENT,
         sock_state: ABSENT,
@@ -121,4 +135,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 32 * 4);
+const _: () = assert!(size_of::<Offsets>() == 36 * 4);

@@ -1,4 +1,5 @@
-//! The record of one table traversal.
+//! What the programs send: one record for each table traversal, and what is needed to know the rules that
+//! were in force.
 
 /// `IFNAMSIZ`, `include/uapi/linux/if.h`.
 pub const IFNAME_LEN: usize = 16;
@@ -25,6 +26,64 @@ pub const HOOK_LOCAL_OUT: u8 = 3;
 /// `NF_INET_POST_ROUTING`.
 pub const HOOK_POST_ROUTING: u8 = 4;
 
+/// Calls of match and target functions that one record has room for.
+pub const OBSERVED_MAX: usize = 32;
+
+/// The rules that a table had: an `xt_table_info`, which the kernel makes anew for each replacement.
+///
+/// The address alone is no name, for the kernel uses it again; so the time at which the programs saw it made
+/// goes with it, zero for one that is older than the trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Generation {
+    /// Address of the `xt_table_info`.
+    pub table_info: u64,
+    /// `CLOCK_MONOTONIC` when it was made.
+    pub made_ns: u64,
+}
+
+/// What the loader's reader of rules got, as the kernel found it under the table's lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TableRead {
+    /// Address of the `xt_table`.
+    pub table: u64,
+    /// The rules that it had.
+    pub generation: Generation,
+    /// How many tables the reader has looked up so far.
+    pub lookups: u64,
+}
+
+/// Length of a thread's name with its NUL: `TASK_COMM_LEN`, `include/linux/sched.h`.
+pub const THREAD_NAME_LEN: usize = 16;
+
+/// Generations known at once. Each table of each network namespace has one.
+pub const GENERATIONS_MAX: u32 = 32_768;
+
+/// One call of a match or target function during a traversal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Observed {
+    /// Where the rule's data lies: `par->matchinfo` or `par->targinfo` from the first entry of the table.
+    pub data: u32,
+    /// What the function returned: of a match 0 or 1, of a target its verdict.
+    pub returned: u32,
+    /// Packet mark when it returned.
+    pub mark: u32,
+    /// Bits of [`observed`].
+    pub flags: u32,
+}
+
+/// Bits of [`Observed::flags`].
+pub mod observed {
+    /// A target function, else a match function.
+    pub const TARGET: u32 = 1 << 0;
+    /// The function asked for the packet to be dropped at once (`par->hotdrop`).
+    pub const HOTDROP: u32 = 1 << 1;
+    /// The packet was gone when the function returned, so its mark was not read.
+    pub const GONE: u32 = 1 << 2;
+}
+
 /// Bits of [`Traversal::flags`].
 pub mod flags {
     /// `uid` and `gid` are those of the socket's owner.
@@ -41,6 +100,11 @@ pub mod flags {
     pub const CONNTRACK: u32 = 1 << 5;
     /// There is no room to follow this packet: its later traversals are not recorded as its own.
     pub const NOT_FOLLOWED: u32 = 1 << 6;
+    /// More functions were called than the record has room for.
+    pub const OBSERVED_CUT: u32 = 1 << 7;
+    /// `generation` may not be what the kernel used: the table was replaced meanwhile, or there were too many
+    /// to know them all.
+    pub const GENERATION_UNSURE: u32 = 1 << 8;
 }
 
 /// One packet's way through one table at one hook: from entry into `ipt_do_table` or `ip6t_do_table` to
@@ -61,8 +125,8 @@ pub struct Traversal {
     pub skb: u64,
     /// Address of the `xt_table`.
     pub table: u64,
-    /// Address of the `xt_table_info` in force: changes with each replacement of the table.
-    pub table_info: u64,
+    /// The rules in force.
+    pub generation: Generation,
     /// Address of the `nf_conn`, zero without one.
     pub conntrack: u64,
     /// Bits of [`flags`].
@@ -95,6 +159,8 @@ pub struct Traversal {
     pub in_device_type: u16,
     /// `net_device.hard_header_len` of the in device.
     pub in_hard_header_len: u16,
+    /// Entries used in `observed`. The record is sent without the others.
+    pub observed_len: u32,
     /// Bytes used in `headers`.
     pub headers_len: u16,
     /// Bytes used in `link_header`: from `sk_buff.mac_header` to the network header.
@@ -107,7 +173,7 @@ pub struct Traversal {
     /// for untracked.
     pub conntrack_info: u8,
     /// Padding, zero.
-    pub padding: u8,
+    pub padding: [u8; 5],
     /// Name of the table, NUL padded.
     pub table_name: [u8; TABLE_NAME_LEN],
     /// Name of the in device.
@@ -118,6 +184,8 @@ pub struct Traversal {
     pub link_header: [u8; LINK_HEADER_LEN_MAX],
     /// The packet from its network header on.
     pub headers: [u8; HEADERS_LEN_MAX],
+    /// Calls of match and target functions, in the order in which they returned.
+    pub observed: [Observed; OBSERVED_MAX],
 }
 
 impl Traversal {
@@ -125,27 +193,51 @@ impl Traversal {
     // SAFETY: every field is an integer or an array of integers, for which all zeros is a value.
     pub const EMPTY: Self = unsafe { core::mem::zeroed() };
 
+    /// Bytes of a record in which `observed` has `observed_len` entries.
+    #[must_use]
+    pub const fn len_with(observed_len: usize) -> usize {
+        size_of::<Self>() - (OBSERVED_MAX - observed_len) * size_of::<Observed>()
+    }
+
+    /// The bytes to send: without the entries of `observed` that are not used.
+    #[must_use]
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8] {
+        let observed_len = (self.observed_len as usize).min(OBSERVED_MAX);
+        // SAFETY: at most the whole record, which is plain old data without hidden padding.
+        unsafe { core::slice::from_raw_parts((&raw const *self).cast(), Self::len_with(observed_len)) }
+    }
+
     /// Reads a record from the bytes that a program sent; `None` unless the length is exactly right.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != size_of::<Self>() {
+        let mut record = Self::EMPTY;
+        if bytes.len() < Self::len_with(0) || bytes.len() > size_of::<Self>() {
             return None;
         }
-        // SAFETY: the length was checked, the read is unaligned, and every bit pattern is a value.
-        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+        // SAFETY: the record is that long at least, the regions are apart, and every bit pattern is a value.
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut record).cast::<u8>(), bytes.len());
+        }
+        let observed_len = usize::try_from(record.observed_len).ok()?;
+        let whole = observed_len <= OBSERVED_MAX && bytes.len() == Self::len_with(observed_len);
+        whole.then_some(record)
     }
 }
+
+const _: () = assert!(size_of::<Observed>() == 16);
 
 // The fields fill the record without hidden padding, so its bytes never carry stale memory.
 const _: () = assert!(
     size_of::<Traversal>()
-        == 7 * 8
-            + 13 * 4
+        == 8 * 8
+            + 14 * 4
             + 4 * 2
-            + 4
+            + 8
             + TABLE_NAME_LEN
             + 2 * IFNAME_LEN
             + LINK_HEADER_LEN_MAX
             + HEADERS_LEN_MAX
+            + OBSERVED_MAX * size_of::<Observed>()
 );
 const _: () = assert!(size_of::<Traversal>().is_multiple_of(8));

@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `main.rs` | entry points: take the arguments out of the context, call, nothing else |
 //! | `traversal.rs` | `ipt_do_table` and `ip6t_do_table`: entry, return, and the frame between them |
+//! | `extension.rs` | match and target functions: what they answered during a traversal |
+//! | `rules.rs` | which rules a table had |
+//! | `call.rs` | pairs the entry of a function with its return |
 //! | `follow.rs` | which packets are followed, from the first hook to the end of their life |
 //! | `filter.rs` | does this packet satisfy the user's filter |
 //! | `ip.rs` | the few header fields that following and filter look at |
@@ -14,11 +17,14 @@
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod call;
+mod extension;
 mod filter;
 mod follow;
 mod ip;
 mod kernel;
 mod maps;
+mod rules;
 mod traversal;
 
 use core::ptr::read_volatile;
@@ -28,7 +34,9 @@ use aya_ebpf::{
     macros::{kprobe, kretprobe, raw_tracepoint},
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
-use traversal::{Arguments, Invocation};
+use call::Invocation;
+use tracer_common::observed;
+use traversal::Arguments;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -54,6 +62,55 @@ fn ip6t_enter(ctx: ProbeContext) -> u32 {
 #[kretprobe]
 fn ip6t_leave(ctx: RetProbeContext) -> u32 {
     leave(&ctx);
+    0
+}
+
+/// Any match or target function: `(skb, par)`.
+#[kprobe]
+fn extension_enter(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    if let Some(param) = registers.argument(1) {
+        extension::enter(Invocation::at_entry(registers.stack_pointer()), param);
+    }
+    0
+}
+
+/// `bool match(skb, par)`: the upper bits of the register are anything.
+#[kretprobe]
+fn match_leave(ctx: RetProbeContext) -> u32 {
+    let invocation = Invocation::at_return(Registers(ctx.regs).stack_pointer());
+    extension::leave(invocation, ctx.ret::<u32>() & 0xff, 0);
+    0
+}
+
+/// `unsigned int target(skb, par)`
+#[kretprobe]
+fn target_leave(ctx: RetProbeContext) -> u32 {
+    let invocation = Invocation::at_return(Registers(ctx.regs).stack_pointer());
+    extension::leave(invocation, ctx.ret(), observed::TARGET);
+    0
+}
+
+/// `struct xt_table_info *xt_alloc_table_info(unsigned int size)`
+#[kretprobe]
+fn rules_made(ctx: RetProbeContext) -> u32 {
+    rules::made(ctx.ret());
+    0
+}
+
+/// `void xt_free_table_info(struct xt_table_info *info)`
+#[kprobe]
+fn rules_freed(ctx: ProbeContext) -> u32 {
+    if let Some(table_info) = ctx.arg(0) {
+        rules::freed(table_info);
+    }
+    0
+}
+
+/// `struct xt_table *xt_find_table_lock(struct net *net, u_int8_t af, const char *name)`
+#[kretprobe]
+fn rules_looked_up(ctx: RetProbeContext) -> u32 {
+    rules::looked_up(ctx.ret());
     0
 }
 
@@ -91,7 +148,12 @@ fn enter(ctx: &ProbeContext, family: u8) {
     ) else {
         return;
     };
-    let arguments = Arguments { skb, state, table, family };
+    let arguments = Arguments {
+        skb,
+        state,
+        table,
+        family,
+    };
     traversal::enter(Invocation::at_entry(registers.stack_pointer()), &arguments);
 }
 

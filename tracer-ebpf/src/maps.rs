@@ -2,11 +2,16 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
-use tracer_common::{Counter, FRAMES_MAX, Filter, Offsets, PACKETS_MAX, Traversal};
+use tracer_common::{
+    Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Offsets, PACKETS_MAX, THREAD_NAME_LEN, TableRead, Traversal,
+};
 
-use crate::{follow::Life, traversal::Invocation};
+use crate::{
+    call::{Call, Invocation},
+    follow::Life,
+};
 
 /// Set by the loader. Read-only for the programs, so each load of a field is a constant to the verifier.
 #[unsafe(no_mangle)]
@@ -15,6 +20,10 @@ pub(crate) static OFFSETS: Offsets = Offsets::UNRESOLVED;
 /// Set by the loader. The verifier removes the tests that the filter does not ask for.
 #[unsafe(no_mangle)]
 pub(crate) static FILTER: Filter = Filter::EVERYTHING;
+
+/// Name of the loader's thread that reads rules. Set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static READER: [u8; THREAD_NAME_LEN] = [0xff; THREAD_NAME_LEN];
 
 /// Reads a field of [`OFFSETS`].
 #[macro_export]
@@ -48,13 +57,26 @@ macro_rules! asked_words {
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// Traversals under way.
+/// Traversals under way, by address of their `nf_hook_state`: it lies on the stack of whoever runs the hook and
+/// serves one traversal at a time.
 #[map]
-pub(crate) static FRAMES: HashMap<Invocation, Traversal> = HashMap::with_max_entries(FRAMES_MAX, 0);
+pub(crate) static FRAMES: HashMap<u64, Traversal> = HashMap::with_max_entries(FRAMES_MAX, 0);
+
+/// Calls under way of the functions that have a return probe.
+#[map]
+pub(crate) static CALLS: HashMap<Invocation, Call> = HashMap::with_max_entries(2 * FRAMES_MAX, 0);
 
 /// Followed packets, by address of the `sk_buff`.
 #[map]
 pub(crate) static FOLLOWED: HashMap<u64, Life> = HashMap::with_max_entries(PACKETS_MAX, 0);
+
+/// When each `xt_table_info` was made, by its address.
+#[map]
+pub(crate) static GENERATIONS: HashMap<u64, u64> = HashMap::with_max_entries(GENERATIONS_MAX, 0);
+
+/// What the loader's reader of rules got last.
+#[map]
+pub(crate) static TABLE_READ: Array<TableRead> = Array::with_max_entries(1, 0);
 
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::COUNT, 0);

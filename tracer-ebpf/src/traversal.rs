@@ -4,42 +4,18 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_common::{ABSENT, Counter, IFNAME_LEN, LINK_HEADER_LEN_MAX, TABLE_NAME_LEN, Traversal, flags};
 
 use crate::{
+    call::{self, Call, Invocation},
     filter, follow,
     follow::Life,
     ip,
     kernel::{Gap, Skb, copy, copy_headers, read},
     maps::{FRAMES, RECORDS, count},
-    offset,
+    offset, rules,
 };
 
 /// `NF_STOLEN`, `include/uapi/linux/netfilter.h`.
-const NF_STOLEN: u32 = 2;
+pub(crate) const NF_STOLEN: u32 = 2;
 const NF_VERDICT_MASK: u32 = 0xff;
-
-/// One call of the function, by where its return address lies on the kernel stack.
-///
-/// This names the call on every kernel, however it is interrupted, preempted or moved to another CPU before
-/// it returns: no other call can use that stack slot while it lasts. A stack of frames per CPU cannot say
-/// so: `ipt_do_table` disables bottom halves only after its entry and enables them before its return, and a
-/// preemptible kernel may run another task's traversal on this CPU at both ends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(transparent)]
-pub(crate) struct Invocation(u64);
-
-impl Invocation {
-    /// At entry the stack pointer points to the return address.
-    #[inline(always)]
-    pub(crate) fn at_entry(stack_pointer: u64) -> Self {
-        Self(stack_pointer)
-    }
-
-    /// At return the address has been taken from the stack (x86: `arch_rethook_trampoline`, before 5.18
-    /// `kretprobe_trampoline`, both report the caller's stack pointer).
-    #[inline(always)]
-    pub(crate) fn at_return(stack_pointer: u64) -> Self {
-        Self(stack_pointer.wrapping_sub(8))
-    }
-}
 
 /// Arguments of the call, as addresses, and the family that the function stands for.
 pub(crate) struct Arguments {
@@ -57,6 +33,7 @@ static EMPTY: Traversal = Traversal::EMPTY;
 /// Decides whether this traversal is recorded, and if so opens its frame.
 #[inline(always)]
 pub(crate) fn enter(invocation: Invocation, arguments: &Arguments) {
+    call::forget(invocation);
     if let Err(Gap) = try_enter(invocation, arguments) {
         count(Counter::ReadFailed);
     }
@@ -87,7 +64,7 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
     if !filter::in_scope(hook, &table_name) {
         return Ok(());
     }
-    let Some(frame) = open(invocation) else {
+    let Some(frame) = open(invocation, arguments.state) else {
         return Ok(());
     };
     frame.entered_ns = entered_ns;
@@ -121,22 +98,27 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
 
 /// Opens an empty frame for this call.
 #[inline(always)]
-fn open<'a>(invocation: Invocation) -> Option<&'a mut Traversal> {
-    if FRAMES.get_ptr(invocation).is_some() {
-        // An earlier call at the same place of the stack has returned unseen.
+fn open<'a>(invocation: Invocation, state: u64) -> Option<&'a mut Traversal> {
+    if FRAMES.get_ptr(state).is_some() {
+        // An earlier traversal with this state has returned unseen.
         count(Counter::ExitMissed);
     }
-    if FRAMES.insert(invocation, &EMPTY, 0).is_err() {
+    if FRAMES.insert(state, &EMPTY, 0).is_err() {
+        count(Counter::FramesFull);
+        return None;
+    }
+    if !call::begin(invocation, &Call { state, param: 0 }) {
+        let _ = FRAMES.remove(state);
         count(Counter::FramesFull);
         return None;
     }
     // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
-    FRAMES.get_ptr_mut(invocation).map(|frame| unsafe { &mut *frame })
+    FRAMES.get_ptr_mut(state).map(|frame| unsafe { &mut *frame })
 }
 
 #[inline(always)]
 fn fill_table(frame: &mut Traversal, table: u64) -> Result<(), Gap> {
-    frame.table_info = read(table, offset!(table_private))?;
+    frame.generation = rules::of(table)?;
     Ok(())
 }
 
@@ -233,7 +215,10 @@ fn fill_owner(frame: &mut Traversal, skb: u64, net: u64) -> Result<(), Gap> {
 /// Closes the frame of this call, if it has one, and sends the record.
 #[inline(always)]
 pub(crate) fn leave(invocation: Invocation, verdict: u32) {
-    let Some(frame) = FRAMES.get_ptr_mut(invocation) else {
+    let Some(Call { state, .. }) = call::end(invocation) else {
+        return;
+    };
+    let Some(frame) = FRAMES.get_ptr_mut(state) else {
         return;
     };
     // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
@@ -248,11 +233,16 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
         frame.flags |= flags::READ_FAILED;
         count(Counter::ReadFailed);
     }
-    count(match RECORDS.output::<Traversal>(&*frame, 0) {
+    // The function read the table's rules some time between the two probes. The kernel waits for it before it
+    // gives the old ones back, so the same address at both ends is the same generation throughout.
+    if !matches!(rules::of(frame.table), Ok(generation) if generation == frame.generation) {
+        frame.flags |= flags::GENERATION_UNSURE;
+    }
+    count(match RECORDS.output::<[u8]>(frame.bytes(), 0) {
         Ok(()) => Counter::Delivered,
         Err(_) => Counter::RingFull,
     });
-    let _ = FRAMES.remove(invocation);
+    let _ = FRAMES.remove(state);
 }
 
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! The `tracer` command.
+//! The `tracer` command; everything is in the library.
 
 use std::process::ExitCode;
 

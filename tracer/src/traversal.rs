@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+pub use tracer_common::{Generation, Observed};
 use tracer_common::{Traversal as Record, flags};
 
 /// A netfilter hook of the IP families.
@@ -267,8 +268,11 @@ pub struct Traversal {
     pub table: String,
     /// Address of the `xt_table`: with the namespace it names the table while that lives.
     pub table_address: u64,
-    /// Address of the `xt_table_info`, which changes with each replacement of the table's rules.
-    pub table_info_address: u64,
+    /// The rules in force.
+    pub generation: Generation,
+    /// Whether the rules may have been others: the table was replaced meanwhile, or there were too many tables
+    /// to know them all.
+    pub generation_unsure: bool,
     /// The hook.
     pub hook: Hook,
     /// In device; none at OUTPUT.
@@ -287,12 +291,22 @@ pub struct Traversal {
     pub owner: Option<Owner>,
     /// Length from the network header to the end.
     pub packet_len: u32,
+    /// `ARPHRD_*` type of the in device.
+    pub in_device_type: u16,
+    /// Bytes that the in device's link-layer headers have (`net_device.hard_header_len`).
+    pub in_hard_header_len: u16,
     /// The link-layer header that the packet came with; empty where there is none.
     pub link_header: Vec<u8>,
+    /// Its length, also where it was too long to be copied: `link_header` is zeros then.
+    pub link_header_len: u16,
     /// The start of the packet from the network header on.
     pub headers: Vec<u8>,
     /// Whether more of the headers lies in memory that is not linear, and so was not copied.
     pub headers_cut: bool,
+    /// Calls of observed match and target functions, in the order in which they returned.
+    pub observed: Vec<Observed>,
+    /// Whether there were more of them than the record has room for.
+    pub observed_cut: bool,
     /// Whether a read of kernel memory failed, so that some field is zero or empty that should not be.
     pub incomplete: bool,
     /// Whether there was no room to follow the packet beyond this traversal.
@@ -303,7 +317,7 @@ pub struct Traversal {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
     /// The length is not a record's.
-    #[error("record has {0} bytes, not {expected}", expected = size_of::<Record>())]
+    #[error("no record has {0} bytes and this content")]
     Length(usize),
     /// Neither IPv4 nor IPv6.
     #[error("record has the unknown address family {0}")]
@@ -337,7 +351,8 @@ impl Traversal {
             family,
             table: name(&record.table_name),
             table_address: record.table,
-            table_info_address: record.table_info,
+            generation: record.generation,
+            generation_unsure: has(flags::GENERATION_UNSURE),
             hook: record.hook.into(),
             in_device: device(&record.in_device, record.in_ifindex),
             out_device: device(&record.out_device, record.out_ifindex),
@@ -350,9 +365,14 @@ impl Traversal {
                 gid: record.gid,
             }),
             packet_len: record.packet_len,
+            in_device_type: record.in_device_type,
+            in_hard_header_len: record.in_hard_header_len,
             link_header: prefix(&record.link_header, record.link_header_len),
+            link_header_len: record.link_header_len,
             headers: prefix(&record.headers, record.headers_len),
             headers_cut: has(flags::HEADERS_NOT_LINEAR),
+            observed: record.observed[..record.observed_len as usize].to_vec(),
+            observed_cut: has(flags::OBSERVED_CUT),
             incomplete: has(flags::READ_FAILED),
             not_followed: has(flags::NOT_FOLLOWED),
         })
@@ -377,8 +397,7 @@ mod tests {
     use super::*;
 
     fn bytes_of(record: &Record) -> Vec<u8> {
-        // SAFETY: the record is plain old data without hidden padding.
-        unsafe { std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<Record>()) }.to_vec()
+        record.bytes().to_vec()
     }
 
     fn record() -> Record {
@@ -423,7 +442,7 @@ mod tests {
         let bytes = bytes_of(&record());
         assert_eq!(
             Traversal::decode(&bytes[1..]).unwrap_err(),
-            DecodeError::Length(size_of::<Record>() - 1)
+            DecodeError::Length(Record::len_with(0) - 1)
         );
     }
 
@@ -487,6 +506,21 @@ mod tests {
             Traversal::decode(&bytes_of(&raw)).unwrap().conntrack,
             Conntrack::Untracked
         );
+    }
+
+    #[test]
+    fn only_the_calls_that_were_observed_are_sent() {
+        let mut raw = Record {
+            observed_len: 2,
+            ..record()
+        };
+        raw.observed[1].data = 600;
+        let bytes = bytes_of(&raw);
+        assert_eq!(bytes.len(), Record::len_with(2));
+        let traversal = Traversal::decode(&bytes).unwrap();
+        assert_eq!(traversal.observed.len(), 2);
+        assert_eq!(traversal.observed[1].data, 600);
+        assert!(Traversal::decode(&bytes[..bytes.len() - 16]).is_err());
     }
 
     #[test]

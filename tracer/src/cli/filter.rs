@@ -11,7 +11,10 @@ use std::{
 use clap::Args;
 use tracer_common::{Filter, HOOKS_ALL, IFNAME_LEN, Prefix, TABLE_NAME_LEN, TABLES_MAX, criteria, protocols};
 
-use crate::traversal::{Family, Hook};
+use crate::{
+    kernel::preflight::Families,
+    traversal::{Family, Hook},
+};
 
 /// Which packets to follow. A packet is followed from the first table at which it satisfies all of these to the
 /// last, also after NAT has changed what they look at. Without any, every packet is followed.
@@ -85,11 +88,11 @@ pub enum FilterError {
 }
 
 impl FilterArgs {
-    /// The families that the filter leaves, IPv4 and IPv6.
+    /// The families that the filter leaves.
     ///
     /// # Errors
     /// Flags that no packet can satisfy together.
-    pub fn families(&self) -> Result<(bool, bool), FilterError> {
+    pub fn families(&self) -> Result<Families, FilterError> {
         let said = [
             self.ipv4.then(|| ("--ipv4".to_owned(), Family::Ipv4)),
             self.ipv6.then(|| ("--ipv6".to_owned(), Family::Ipv6)),
@@ -102,12 +105,15 @@ impl FilterArgs {
         ];
         let mut said = said.into_iter().flatten();
         let Some((first, family)) = said.next() else {
-            return Ok((true, true));
+            return Ok(Families::ALL);
         };
         if let Some((other, _)) = said.find(|(_, other)| *other != family) {
             return Err(FilterError::Families(first, other));
         }
-        Ok((family == Family::Ipv4, family == Family::Ipv6))
+        Ok(Families {
+            ipv4: family == Family::Ipv4,
+            ipv6: family == Family::Ipv6,
+        })
     }
 
     /// The filter for the programs.

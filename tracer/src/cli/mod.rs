@@ -1,8 +1,9 @@
 //! The command line: what was typed, what will be done, and the exit code.
 
-mod exit;
-mod filter;
-mod trace;
+pub mod doctor;
+pub mod exit;
+pub mod filter;
+pub mod trace;
 
 use std::{
     io::{self, Write as _},
@@ -10,7 +11,9 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use exit::{Code, Failure};
+
+use self::exit::{Exit, Failure};
+use crate::kernel::machine::Machine;
 
 /// Shows which iptables tables a packet passes, and what each said, without touching the node
 ///
@@ -34,9 +37,11 @@ down), 4 the kernel or node lacks something (BTF, ring buffer, legacy iptables).
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Say whether this node can be traced, and if not, why and what to do
+    Doctor,
     /// Follow packets through the tables and print what each table said
     #[command(after_help = TRACE_HELP)]
-    Trace(trace::TraceArgs),
+    Trace(Box<trace::TraceArgs>),
 }
 
 const TRACE_HELP: &str = "\
@@ -56,23 +61,22 @@ pub fn main() -> ExitCode {
             // Help and version are no errors; clap knows which goes where. A closed pipe is nobody's loss.
             let _ = error.print();
             return if error.use_stderr() {
-                Code::Usage
+                Exit::Usage
             } else {
-                Code::Done
+                Exit::Done
             }
             .into();
         }
     };
+    let machine = Machine::this();
     let result = match &cli.command {
-        Command::Trace(args) => trace::run(args),
+        Command::Doctor => doctor::run(&machine),
+        Command::Trace(args) => trace::run(args, &machine).map(|()| Exit::Done),
     };
-    match result {
-        Ok(()) => Code::Done.into(),
-        Err(failure) => report(&failure),
-    }
+    result.unwrap_or_else(|failure| report(&failure)).into()
 }
 
-fn report(failure: &Failure) -> ExitCode {
+fn report(failure: &Failure) -> Exit {
     let _ = writeln!(io::stderr(), "{failure}");
-    failure.code().into()
+    failure.exit()
 }

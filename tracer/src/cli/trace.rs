@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -17,13 +17,14 @@ use tokio::{
 use tracer_common::Counter;
 
 use super::{
-    exit::{Code, Failure},
+    exit::Failure,
     filter::{FilterArgs, netns_inode},
 };
 use crate::{
     kernel::{
-        self,
-        probes::{Counts, Plan, Probes},
+        attach::{Attached, Counts, Plan},
+        machine::Machine,
+        preflight,
     },
     output::{self, Format, Output},
     traversal::Traversal,
@@ -75,8 +76,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// Flags that make no filter, a machine that cannot be traced, a kernel that refuses, an output that fails.
-pub fn run(args: &TraceArgs) -> Result<(), Failure> {
-    let plan = plan(args)?;
+pub fn run(args: &TraceArgs, machine: &Machine) -> Result<(), Failure> {
+    let plan = plan(args, machine)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -85,18 +86,17 @@ pub fn run(args: &TraceArgs) -> Result<(), Failure> {
 }
 
 /// Looks at the flags and the machine, and decides what to attach.
-fn plan(args: &TraceArgs) -> Result<Plan, Failure> {
-    let usage = |error: super::filter::FilterError| Failure::new(Code::Usage, error);
-    let (ipv4, ipv6) = args.filter.families().map_err(usage)?;
-    let filter = args.filter.filter().map_err(usage)?;
-    let btf = kernel::load_btf(Path::new("/")).context("btf")?;
-    let resolved = btf.resolve().context("resolve")?;
+fn plan(args: &TraceArgs, machine: &Machine) -> Result<Plan, Failure> {
+    let families = args.filter.families().map_err(Failure::usage)?;
+    let filter = args.filter.filter().map_err(Failure::usage)?;
+    let report = preflight::check(machine, families);
+    let families = report.traceable(families);
+    let resolved = report.into_resolved()?;
     Ok(Plan {
         offsets: resolved.offsets,
         filter,
-        ipv4,
-        ipv6,
-        skips_counted: false,
+        families,
+        skips_counted: resolved.skips_counted,
         ring_bytes: (args.ring_kib * 1024).next_power_of_two(),
     })
 }
@@ -117,9 +117,11 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
     let mut signals = Signals::new().context("failed to start: signal handling")?;
     let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
     let mut output = output::new(args.format, stdout(), own_netns);
-    let probes = Probes::attach(plan).context("failed to start")?;
+    let probes = Attached::attach(plan)?;
+    // SAFETY: the descriptor is the ring buffer's, which `Attached` owns and never replaces.
+    let probes = unsafe { AsyncFd::register_with_interest(probes, Interest::READABLE) };
     let mut probes =
-        AsyncFd::with_interest(probes, Interest::READABLE).context("failed to watch: ring buffer")?;
+        probes.map_err(|error| anyhow!(io::Error::from(error)).context("failed to watch: ring buffer"))?;
     let _ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
     let mut shown = Shown {
         results: 0,
@@ -217,7 +219,7 @@ enum Drained {
 }
 
 /// Shows a batch of the records that are in the buffer.
-fn drain(probes: &mut Probes, output: &mut dyn Output, shown: &mut Shown) -> Result<Drained, Failure> {
+fn drain(probes: &mut Attached, output: &mut dyn Output, shown: &mut Shown) -> Result<Drained, Failure> {
     let mut drained = Drained::More;
     for _ in 0..BATCH_MAX {
         let Some(traversal) = probes.with_next_record(Traversal::decode) else {
@@ -260,7 +262,7 @@ fn stdout() -> Box<dyn io::Write> {
 }
 
 /// Says how the trace stands, on standard error. Nobody may be reading that; then there is nobody to tell.
-fn tell(shown: &Shown, probes: &Probes) {
+fn tell(shown: &Shown, probes: &Attached) {
     let text = match probes.counts() {
         Ok(counts) => summary(shown.results, &counts),
         Err(error) => format!("{} traversals; losses unknown: {error}\n", shown.results),

@@ -226,7 +226,7 @@ impl Btf {
             base,
             types: types.into(),
             strings: strings.into(),
-            starts: Vec::with_capacity(types.len() / 20),
+            starts: Vec::new(),
             first_id,
             first_string,
             names: Vec::new(),
@@ -237,6 +237,7 @@ impl Btf {
 
     /// Finds the start of every type, and the types that can be asked for by name.
     fn index(&mut self) -> Result<(), BtfError> {
+        // A record is 12 bytes and, on average, a few words more.
         let mut starts = Vec::with_capacity(self.types.len() / 20);
         let mut names = Vec::new();
         let mut at = 0;

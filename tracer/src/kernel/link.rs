@@ -1,7 +1,7 @@
 //! What the kernel knows about a probe that it attached: how often it could not run it.
 
 use std::{
-    io, mem,
+    io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
@@ -60,7 +60,7 @@ pub(crate) fn missed(link_id: u32) -> io::Result<u64> {
     let mut info = LinkInfo::default();
     let mut attr = GetInfo {
         fd: u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)?,
-        info_len: const { mem::size_of::<LinkInfo>() as u32 },
+        info_len: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
         info: (&raw mut info) as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
@@ -69,7 +69,7 @@ pub(crate) fn missed(link_id: u32) -> io::Result<u64> {
 
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is what the command reads, with its exact size, and what it points to outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, mem::size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<T>()) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -1,9 +1,16 @@
 //! What the running kernel is and has: its types, its symbols, and whether it lets us look.
 
+pub mod attach;
 pub mod btf;
 mod link;
+pub mod machine;
+pub mod obstacle;
 pub mod offsets;
+pub mod preflight;
 pub mod probes;
+pub mod question;
+pub mod rules;
+pub mod symbols;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -110,6 +110,9 @@ pub struct Resolved {
     pub signature_origin: Origin,
     /// Where each member was found, in the order of [`Offsets`].
     pub sources: Vec<Source>,
+    /// Whether this kernel tells how often it did not run a kprobe: `bpf_link_info.perf_event.kprobe.missed`,
+    /// `include/uapi/linux/bpf.h` since 6.7.
+    pub skips_counted: bool,
 }
 
 impl Resolved {
@@ -163,14 +166,55 @@ const OPTIONAL: &[(&str, &str, &[&str], Field)] = &[
     ("nf_conn", "mark", &["nf_conntrack"], |o| &mut o.conntrack_mark),
 ];
 
-/// Members of `struct xt_table` with the offset they have in `include/linux/netfilter/x_tables.h` of
-/// every 64-bit kernel from 5.4 to 7.3: `ops`, which came in between in 5.13, took the room of `me`.
-const TABLE: &[(&str, Field, u32)] = &[
-    ("private", |o| &mut o.table_private, 24),
-    ("name", |o| &mut o.table_name, 56),
+/// Members of the types of `include/linux/netfilter/x_tables.h`, and where they are on 64-bit kernels that no BTF
+/// describes them for: `Always` where they stayed from 5.4 to 7.3, `Anchored` where that is known only of
+/// kernels whose tables are anchored in `struct net` ([`tables_are_anchored`]). `hotdrop` is such: it moved when
+/// `fragoff` became a `u16` (5.14).
+const TABLES: &[(&str, &str, Field, Documented)] = &[
+    (
+        "xt_table",
+        "private",
+        |o| &mut o.table_private,
+        Documented::Always(24),
+    ),
+    ("xt_table", "name", |o| &mut o.table_name, Documented::Always(56)),
+    (
+        "xt_table_info",
+        "entries",
+        |o| &mut o.table_info_entries,
+        Documented::Always(64),
+    ),
+    (
+        "xt_action_param",
+        "matchinfo",
+        |o| &mut o.param_info,
+        Documented::Always(8),
+    ),
+    (
+        "xt_action_param",
+        "state",
+        |o| &mut o.param_state,
+        Documented::Always(16),
+    ),
+    (
+        "xt_action_param",
+        "hotdrop",
+        |o| &mut o.param_hotdrop,
+        Documented::Anchored(32),
+    ),
 ];
 
-/// Modules whose BTF describes `struct xt_table`.
+/// What is known of a member's offset without BTF.
+#[derive(Clone, Copy)]
+enum Documented {
+    Always(u32),
+    Anchored(u32),
+}
+
+/// Whether the offsets in [`TABLES`] are those of this machine.
+const LAYOUT_HOLDS: bool = cfg!(target_pointer_width = "64");
+
+/// Modules whose BTF describes the types of x_tables.
 const TABLE_MODULES: &[&str] = &["x_tables", "ip_tables", "ip6_tables"];
 
 /// Probed functions and the modules that have them, unless they are built in.
@@ -202,15 +246,23 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
         *field(&mut offsets) = note(structure, path, Some(offset), Origin::Vmlinux);
     }
     for (structure, path, owners, field) in OPTIONAL {
-        let (offset, origin) = member(vmlinux, modules, structure, path, owners)?;
+        let (offset, origin) = match member(vmlinux, modules, structure, path, owners)? {
+            (Ok(offset), origin) => (Some(offset), origin),
+            (Err(error), origin) if error.is_absence() => (None, origin),
+            (Err(error), _) => return Err(error.into()),
+        };
         *field(&mut offsets) = note(structure, path, offset, origin);
     }
-    for (path, field, documented) in TABLE {
-        let (offset, origin) = match member(vmlinux, modules, "xt_table", path, TABLE_MODULES)? {
-            (None, _) => (Some(*documented), Origin::Layout),
-            found => found,
+    for (structure, path, field, documented) in TABLES {
+        let (offset, origin) = match member(vmlinux, modules, structure, path, TABLE_MODULES)? {
+            (Err(LookupError::NoStruct(_)), _) if LAYOUT_HOLDS => match *documented {
+                Documented::Always(offset) => (offset, Origin::Layout),
+                Documented::Anchored(offset) if tables_are_anchored(vmlinux)? => (offset, Origin::Layout),
+                Documented::Anchored(_) => return Err(OffsetsError::NoModuleBtf),
+            },
+            (offset, origin) => (offset?, origin),
         };
-        *field(&mut offsets) = note("xt_table", path, offset, origin);
+        *field(&mut offsets) = note(structure, path, Some(offset), origin);
     }
 
     let (signature, signature_origin) = signature(vmlinux, modules)?;
@@ -223,34 +275,31 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
         signature,
         signature_origin,
         sources,
+        skips_counted: vmlinux
+            .member("bpf_link_info", "perf_event.kprobe.missed")
+            .is_ok(),
     })
 }
 
-/// A member of a type that vmlinux or one of `owners` describes; `None` if nobody has it.
+/// A member of a type that vmlinux or one of `owners` describes, and who was the last to be asked.
 fn member(
     vmlinux: &Btf,
     modules: &ModuleBtf<'_>,
     structure: &str,
     path: &str,
     owners: &[&'static str],
-) -> Result<(Option<u32>, Origin), OffsetsError> {
-    match vmlinux.member(structure, path) {
-        Ok(offset) => return Ok((Some(offset), Origin::Vmlinux)),
-        // Only a type that vmlinux does not know can be a module's own.
-        Err(LookupError::NoStruct(_)) => {}
-        Err(error) if error.is_absence() => return Ok((None, Origin::Vmlinux)),
-        Err(error) => return Err(error.into()),
-    }
+) -> Result<(Result<u32, LookupError>, Origin), LoadError> {
+    let mut answer = (vmlinux.member(structure, path), Origin::Vmlinux);
     for owner in owners {
-        let Some(btf) = modules(owner)? else { continue };
-        match btf.member(structure, path) {
-            Ok(offset) => return Ok((Some(offset), Origin::Module(owner))),
-            Err(LookupError::NoStruct(_)) => {}
-            Err(error) if error.is_absence() => return Ok((None, Origin::Module(owner))),
-            Err(error) => return Err(error.into()),
+        // Only a type that vmlinux does not know can be a module's own.
+        if !matches!(answer.0, Err(LookupError::NoStruct(_))) {
+            break;
+        }
+        if let Some(btf) = modules(owner)? {
+            answer = (btf.member(structure, path), Origin::Module(owner));
         }
     }
-    Ok((None, Origin::Vmlinux))
+    Ok(answer)
 }
 
 /// How the probed functions take their arguments, and who said so.
@@ -297,7 +346,7 @@ fn tables_are_anchored(vmlinux: &Btf) -> Result<bool, LookupError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -305,7 +354,11 @@ mod tests {
     use super::*;
 
     /// The types of a vmlinux, all members at made-up offsets; `more` adds to it.
-    fn vmlinux(anchored: bool, conntrack_mark: bool, more: impl FnOnce(&mut Builder)) -> Btf {
+    pub(crate) fn vmlinux_bytes(
+        anchored: bool,
+        conntrack_mark: bool,
+        more: impl FnOnce(&mut Builder),
+    ) -> Vec<u8> {
         let mut b = Builder::new();
         let int = b.int("unsigned int", 4);
         let mut simple = |name: &str, members: &[&str]| {
@@ -359,7 +412,11 @@ mod tests {
         );
         b.structure("sock", &[("__sk_common", common, 0), ("sk_socket", int, 600)]);
         more(&mut b);
-        Btf::parse(&b.bytes()).unwrap()
+        b.bytes()
+    }
+
+    fn vmlinux(anchored: bool, conntrack_mark: bool, more: impl FnOnce(&mut Builder)) -> Btf {
+        Btf::parse(&vmlinux_bytes(anchored, conntrack_mark, more)).unwrap()
     }
 
     fn pointer_to(b: &mut Builder, structure: &str) -> u32 {
@@ -378,6 +435,14 @@ mod tests {
         b.function(name, &parameters);
     }
 
+    fn add_parameters(b: &mut Builder) {
+        b.structure("xt_table_info", &[("entries", 1, 64)]);
+        b.structure(
+            "xt_action_param",
+            &[("matchinfo", 1, 8), ("state", 1, 16), ("hotdrop", 1, 30)],
+        );
+    }
+
     const OLD: &[&str] = &["sk_buff", "nf_hook_state", "xt_table"];
     const NEW: &[&str] = &["void", "sk_buff", "nf_hook_state"];
 
@@ -389,6 +454,7 @@ mod tests {
             .map(|(module, function, parameters)| {
                 let mut b = Builder::on(&base);
                 b.structure("xt_table", &[("private", 1, 32), ("name", 1, 64)]);
+                add_parameters(&mut b);
                 add_function(&mut b, function, parameters);
                 (*module, b.bytes())
             })
@@ -435,6 +501,7 @@ mod tests {
     fn built_in_tables_are_described_by_vmlinux() {
         let vmlinux = vmlinux(false, true, |b| {
             b.structure("xt_table", &[("private", 1, 24), ("name", 1, 56)]);
+            add_parameters(b);
             add_function(b, "ipt_do_table", NEW);
         });
         let resolved = resolve_with(vmlinux, &[]).unwrap();
@@ -475,6 +542,19 @@ mod tests {
     fn without_module_btf_and_proof_it_is_refused() {
         let error = resolve_with(vmlinux(false, true, |_| {}), &[]).unwrap_err();
         assert!(matches!(error, OffsetsError::NoModuleBtf), "{error}");
+    }
+
+    #[test]
+    fn a_table_that_is_described_differently_is_refused() {
+        let vmlinux = vmlinux(true, true, |b| {
+            b.structure("xt_table", &[("name", 1, 56)]);
+        });
+        let error = resolve_with(vmlinux, &[]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("struct xt_table has no member private")
+        );
     }
 
     #[test]

@@ -218,10 +218,7 @@ mod tests {
         record.headers[..40].copy_from_slice(&headers);
         record.headers_len = 40;
         change(&mut record);
-        // SAFETY: the record is plain old data without hidden padding.
-        let bytes =
-            unsafe { std::slice::from_raw_parts((&raw const record).cast::<u8>(), size_of::<Record>()) };
-        Traversal::decode(bytes).unwrap()
+        Traversal::decode(record.bytes()).unwrap()
     }
 
     fn rendered(change: impl FnOnce(&mut Record)) -> String {

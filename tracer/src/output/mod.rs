@@ -1,5 +1,6 @@
 //! How results are shown, one file for each format.
 
+pub mod kernel_log;
 mod line;
 
 use std::io;

@@ -1,0 +1,133 @@
+//! `tracer doctor`: says whether this node can be traced, and if not, why and what to do.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use anyhow::Context as _;
+
+use super::exit::{Exit, Failure};
+use crate::kernel::machine::Machine;
+use crate::kernel::preflight::{self, Families, Finding, Outcome, Report};
+
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+const RED: Style = AnsiColor::Red.on_default().bold();
+const BOLD: Style = Style::new().bold();
+
+/// Checks `machine` and prints the report to standard output, in colour if that is a terminal.
+///
+/// # Errors
+///
+/// If standard output cannot be written.
+pub fn run(machine: &Machine) -> Result<Exit, Failure> {
+    let report = preflight::check(machine, Families::ALL);
+    match print(&report, &mut anstream::stdout().lock()) {
+        // Whoever closed the pipe has read enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("failed to write: standard output")?
+        }
+        _ => Ok(report.first_obstacle().map_or(Exit::Done, Exit::from)),
+    }
+}
+
+/// Writes one line for each check, with explanations under those that are not in order; the probes; and
+/// the conclusion.
+fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    for finding in &report.findings {
+        print_finding(finding, out)?;
+    }
+    writeln!(out, "\n{BOLD}probes{BOLD:#}")?;
+    for probe in &report.probes {
+        let mark = if probe.place.is_found() {
+            mark(GREEN, "✓")
+        } else {
+            mark(YELLOW, "!")
+        };
+        writeln!(
+            out,
+            "{mark} {:<15} {:<19} {}",
+            probe.kind, probe.function, probe.place
+        )?;
+    }
+    match report.first_obstacle() {
+        None => writeln!(out, "\n{BOLD}this node can be traced{BOLD:#}"),
+        Some(obstacle) => writeln!(out, "\n{BOLD}this node cannot be traced:{BOLD:#} {obstacle}"),
+    }
+}
+
+fn print_finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
+    let Finding { name, seen, outcome } = finding;
+    let (mark, more) = match outcome {
+        Outcome::Ok => (mark(GREEN, "✓"), None),
+        Outcome::Warn { meaning, hint } => (mark(YELLOW, "!"), Some((meaning.clone(), hint.clone()))),
+        Outcome::Fail(obstacle) => (mark(RED, "✗"), Some((obstacle.to_string(), obstacle.hint()))),
+    };
+    writeln!(out, "{mark} {name:<18} {seen}")?;
+    if let Some((meaning, hint)) = more {
+        writeln!(out, "    {meaning}")?;
+        writeln!(out, "    {BOLD}hint:{BOLD:#} {hint}")?;
+    }
+    Ok(())
+}
+
+fn mark(style: Style, sign: &str) -> String {
+    format!("{style}{sign}{style:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::obstacle::{Obstacle, Privilege};
+    use crate::kernel::probes;
+
+    fn text(report: &Report) -> String {
+        let mut out = anstream::StripStream::new(Vec::new());
+        print(report, &mut out).unwrap();
+        String::from_utf8(out.into_inner()).unwrap()
+    }
+
+    #[test]
+    fn a_failing_check_is_explained() {
+        let missing = Privilege::Missing(vec!["CAP_BPF"]);
+        let report = Report {
+            findings: vec![
+                Finding {
+                    name: "privileges",
+                    seen: "without CAP_BPF".into(),
+                    outcome: Outcome::Fail(Obstacle::Privilege(missing)),
+                },
+                Finding {
+                    name: "kprobes",
+                    seen: "can be created".into(),
+                    outcome: Outcome::Ok,
+                },
+            ],
+            probes: probes::list(&[], None),
+            resolved: None,
+        };
+        assert_eq!(
+            text(&report),
+            "\
+✗ privileges         without CAP_BPF
+    not permitted: tracing needs root, and this process lacks CAP_BPF
+    hint: run it as root: `sudo tracer …`; in a container, `--privileged`, or add the capabilities named
+✓ kprobes            can be created
+
+probes
+! raw tracepoint  kfree_skb           not found
+! raw tracepoint  consume_skb         not found
+! kprobe          kfree_skbmem        not found
+! kprobe          xt_free_table_info  not found
+! kretprobe       xt_alloc_table_info not found
+! kretprobe       xt_find_table_lock  not found
+! kretprobe       ipt_do_table        not found
+! kprobe          ipt_do_table        not found
+! kretprobe       ip6t_do_table       not found
+! kprobe          ip6t_do_table       not found
+
+this node cannot be traced: not permitted: tracing needs root, and this process lacks CAP_BPF
+"
+        );
+    }
+}

@@ -1,0 +1,405 @@
+//! Loads the eBPF programs, attaches them, hands on their records and counters, and takes everything away
+//! again.
+//!
+//! Nothing is pinned: programs, maps and probes belong to file descriptors of this process, so they are gone
+//! with it, however it ends.
+
+use std::{
+    os::fd::{AsRawFd, RawFd},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{
+        KProbe, ProgramError, RawTracePoint,
+        kprobe::KProbeLink,
+        links::{FdLink, LinkError},
+        raw_trace_point::RawTracePointLink,
+    },
+};
+use nix::errno::Errno;
+use tracer_common::{Counter, Filter, Offsets, THREAD_NAME_LEN, TableRead};
+
+use crate::ruleset::source::reader_name;
+
+use super::{
+    link,
+    preflight::Families,
+    probes::{Kind, PROGRAMS, Program, Purpose},
+};
+
+/// The eBPF object that this binary was built with.
+#[cfg(ebpf_object)]
+const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("TRACER_EBPF_OBJECT")));
+/// Plain `cargo build` embeds none.
+#[cfg(not(ebpf_object))]
+const OBJECT: Option<&[u8]> = None;
+
+/// What is to be traced.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The running kernel's layout.
+    pub offsets: Offsets,
+    /// Which packets to follow and which of their traversals to record.
+    pub filter: Filter,
+    /// Which tables to trace, iptables' or ip6tables'.
+    pub families: Families,
+    /// Whether this kernel counts the runs of a probe that it skipped: its `bpf_link_info` has
+    /// `perf_event.kprobe.missed` (6.7 and later).
+    pub skips_counted: bool,
+    /// Size of the ring buffer; rounded up to what the kernel takes (a power of two of pages).
+    pub ring_bytes: u32,
+}
+
+/// Why nothing is traced.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The binary was built by `cargo build`.
+    #[error("this tracer was built without its eBPF programs")]
+    NoObject,
+    /// The object could not be loaded.
+    #[error("failed to load the eBPF object")]
+    Object(#[from] aya::EbpfError),
+    /// A map of the object could not be used.
+    #[error("failed to use the map {name}")]
+    Map {
+        /// Name of the map.
+        name: &'static str,
+        /// What was wrong.
+        source: MapError,
+    },
+    /// The kernel refused a program.
+    #[error("failed to load the program {program}")]
+    Load {
+        /// Name of the program.
+        program: &'static str,
+        /// What was wrong.
+        source: ProgramError,
+    },
+    /// The kernel does not tell about a link that it has just made.
+    #[error("failed to ask the kernel about a probe")]
+    Link(#[from] LinkError),
+    /// A program could not be attached.
+    #[error("failed to attach {program} to {function}")]
+    Attach {
+        /// Name of the program.
+        program: &'static str,
+        /// Function or tracepoint.
+        function: String,
+        /// What was wrong.
+        source: ProgramError,
+    },
+}
+
+impl AttachError {
+    /// What the kernel answered, where it forbade something rather than being unable to.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Errno> {
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            if let Some(error) = error.downcast_ref::<std::io::Error>() {
+                return error
+                    .raw_os_error()
+                    .map(Errno::from_raw)
+                    .filter(|errno| *errno == Errno::EPERM);
+            }
+            source = error.source();
+        }
+        None
+    }
+}
+
+/// How many of each [`Counter`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    values: [u64; Counter::COUNT as usize],
+    /// Probe runs that the kernel skipped, because another probe ran on that CPU or too many calls were under
+    /// way; `None` where the kernel does not say (before 6.7).
+    pub skipped: Option<u64>,
+}
+
+impl Counts {
+    /// The value of one counter.
+    #[must_use]
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.values[counter as usize]
+    }
+}
+
+/// The attached programs. Dropping them detaches and unloads everything.
+pub struct Attached {
+    /// Declared first, so dropped first.
+    links: Vec<Link>,
+    records: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    frames: HashMap<MapData, u64, FrameBytes>,
+    table_read: Array<MapData, TableReadBytes>,
+    ebpf: Ebpf,
+    /// What the links and frames told when they were taken away.
+    ended: Option<Ended>,
+    skips_counted: bool,
+}
+
+/// What only the end of the trace tells.
+struct Ended {
+    exits_missed: u64,
+    skipped: Option<u64>,
+}
+
+/// A [`TableRead`] as the map holds it.
+type TableReadBytes = [u8; size_of::<TableRead>()];
+
+/// What an observed function belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExtensionKind {
+    /// A match.
+    Match,
+    /// A target.
+    Target,
+}
+
+/// A frame as the map holds it; only its presence matters here.
+type FrameBytes = [u8; size_of::<tracer_common::Traversal>()];
+
+/// Keeps one program attached.
+enum Link {
+    Kprobe { at_entry: bool, link: KprobeLink },
+    RawTracepoint { _link: RawTracePointLink },
+}
+
+/// A kprobe is a BPF link where the kernel has these (5.15 and later), else a perf event.
+enum KprobeLink {
+    Link { _link: FdLink, id: u32 },
+    PerfEvent { _link: KProbeLink },
+}
+
+impl Attached {
+    /// Loads the programs and attaches them, exits before entries, so that no traversal is half seen.
+    ///
+    /// # Errors
+    /// Whatever the kernel refused; nothing stays attached then.
+    pub fn attach(plan: &Plan) -> Result<Self, AttachError> {
+        let object = OBJECT.ok_or(AttachError::NoObject)?;
+        // SAFETY: both are plain old data without hidden padding (asserted in tracer-common).
+        let (offsets, filter) = unsafe { (bytes_of(&plan.offsets), bytes_of(&plan.filter)) };
+        let mut reader = [0; THREAD_NAME_LEN];
+        let name = reader_name();
+        let name = &name.as_bytes()[..name.len().min(THREAD_NAME_LEN - 1)];
+        reader[..name.len()].copy_from_slice(name);
+        let mut ebpf = EbpfLoader::new()
+            .btf(None)
+            .override_global("OFFSETS", offsets, true)
+            .override_global("FILTER", filter, true)
+            .override_global("READER", &reader[..], true)
+            .map_max_entries("RECORDS", plan.ring_bytes)
+            .load(object)?;
+        let mut attached = Self {
+            links: Vec::new(),
+            records: take_map(&mut ebpf, "RECORDS")?,
+            counters: take_map(&mut ebpf, "COUNTERS")?,
+            frames: take_map(&mut ebpf, "FRAMES")?,
+            table_read: take_map(&mut ebpf, "TABLE_READ")?,
+            ebpf,
+            ended: None,
+            skips_counted: plan.skips_counted,
+        };
+        for program in PROGRAMS {
+            let wanted = match program.purpose {
+                Purpose::Life | Purpose::Rules => true,
+                Purpose::Tables(family) => plan.families.contains(family),
+            };
+            if wanted {
+                let link = attached.attach_one(program)?;
+                attached.links.push(link);
+            }
+        }
+        Ok(attached)
+    }
+
+    fn attach_one(&mut self, program: Program) -> Result<Link, AttachError> {
+        let Program {
+            name, kind, function, ..
+        } = program;
+        let load = |source| AttachError::Load {
+            program: name,
+            source,
+        };
+        let attach = |source| AttachError::Attach {
+            program: name,
+            function: function.to_owned(),
+            source,
+        };
+        let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
+        match kind {
+            Kind::Kprobe | Kind::Kretprobe => {
+                let program: &mut KProbe = program.try_into().map_err(load)?;
+                program.load().map_err(load)?;
+                let id = program.attach(function, 0).map_err(attach)?;
+                let link = KprobeLink::new(program.take_link(id).map_err(attach)?)?;
+                Ok(Link::Kprobe {
+                    at_entry: kind == Kind::Kprobe,
+                    link,
+                })
+            }
+            Kind::RawTracepoint => {
+                let program: &mut RawTracePoint = program.try_into().map_err(load)?;
+                program.load().map_err(load)?;
+                let id = program.attach(function).map_err(attach)?;
+                Ok(Link::RawTracepoint {
+                    _link: program.take_link(id).map_err(attach)?,
+                })
+            }
+        }
+    }
+
+    /// Observes a match or target function from now on: what it answers goes into the records of the traversals
+    /// that call it. Once for each function.
+    ///
+    /// # Errors
+    /// The kernel has no such function, or refuses.
+    pub fn observe(&mut self, extension: ExtensionKind, function: &str) -> Result<(), AttachError> {
+        let leave = match extension {
+            ExtensionKind::Match => "match_leave",
+            ExtensionKind::Target => "target_leave",
+        };
+        // The return first, so that no call is noted whose return is not seen.
+        for (name, at_entry) in [(leave, false), ("extension_enter", true)] {
+            let load = |source| AttachError::Load {
+                program: name,
+                source,
+            };
+            let attach = |source| AttachError::Attach {
+                program: name,
+                function: function.to_owned(),
+                source,
+            };
+            let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
+            let program: &mut KProbe = program.try_into().map_err(load)?;
+            if program.fd().is_err() {
+                program.load().map_err(load)?;
+            }
+            let id = program.attach(function, 0).map_err(attach)?;
+            let link = KprobeLink::new(program.take_link(id).map_err(attach)?)?;
+            self.links.push(Link::Kprobe { at_entry, link });
+        }
+        Ok(())
+    }
+
+    /// What the reader of rules ([`reader_name`]) got when it last asked the kernel for a table.
+    ///
+    /// # Errors
+    /// The kernel does not give the map.
+    pub fn table_read(&self) -> Result<TableRead, AttachError> {
+        let read = self.table_read.get(&0, 0);
+        let bytes = read.map_err(|source| AttachError::Map {
+            name: "TABLE_READ",
+            source,
+        })?;
+        // SAFETY: the same size (asserted by the type), and every bit pattern is a value.
+        Ok(unsafe { std::mem::transmute::<TableReadBytes, TableRead>(bytes) })
+    }
+
+    /// The next record, as the programs wrote it, if there is one.
+    pub fn with_next_record<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        self.records.next().map(|record| read(&record))
+    }
+
+    /// What was counted so far.
+    ///
+    /// # Errors
+    /// The kernel does not give the counters.
+    pub fn counts(&self) -> Result<Counts, AttachError> {
+        let mut counts = Counts::default();
+        for counter in Counter::ALL {
+            counts.values[counter as usize] = self
+                .counters
+                .get(&(counter as u32), 0)
+                .map_err(|source| AttachError::Map {
+                    name: "COUNTERS",
+                    source,
+                })?
+                .iter()
+                .sum();
+        }
+        match &self.ended {
+            Some(ended) => {
+                counts.values[Counter::ExitMissed as usize] += ended.exits_missed;
+                counts.skipped = ended.skipped;
+            }
+            None => counts.skipped = self.skipped(),
+        }
+        Ok(counts)
+    }
+
+    /// Runs that the kernel skipped, over all kprobes.
+    fn skipped(&self) -> Option<u64> {
+        let kprobes = self.links.iter().filter_map(|link| match link {
+            Link::Kprobe { link, .. } => Some(link),
+            Link::RawTracepoint { .. } => None,
+        });
+        let skipped = kprobes.map(|link| match link {
+            KprobeLink::Link { id, .. } if self.skips_counted => link::missed(*id).ok(),
+            _ => None,
+        });
+        skipped.sum()
+    }
+
+    /// Ends the trace: takes the entry probes away, lets the traversals that are under way finish, takes the
+    /// rest away. Records can be read afterwards.
+    pub fn detach(&mut self) {
+        /// A traversal takes microseconds; a frame that outlasts this has missed its exit.
+        const UNDER_WAY_MAX: Duration = Duration::from_millis(100);
+
+        if self.ended.is_some() {
+            return;
+        }
+        let skipped = self.skipped();
+        self.links
+            .retain(|link| !matches!(link, Link::Kprobe { at_entry: true, .. }));
+        let deadline = Instant::now() + UNDER_WAY_MAX;
+        while self.frames.keys().next().is_some() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let exits_missed = self.frames.keys().count() as u64;
+        self.links.clear();
+        self.ended = Some(Ended {
+            exits_missed,
+            skipped,
+        });
+    }
+}
+
+/// Becomes readable when there are records.
+impl AsRawFd for Attached {
+    fn as_raw_fd(&self) -> RawFd {
+        self.records.as_raw_fd()
+    }
+}
+
+impl KprobeLink {
+    fn new(link: KProbeLink) -> Result<Self, LinkError> {
+        if !aya::features().bpf_perf_link() {
+            return Ok(Self::PerfEvent { _link: link });
+        }
+        let link = FdLink::try_from(link)?;
+        let id = link.info()?.id();
+        Ok(Self::Link { _link: link, id })
+    }
+}
+
+fn take_map<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, AttachError>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(AttachError::NoObject)?;
+    T::try_from(map).map_err(|source| AttachError::Map { name, source })
+}
+
+/// # Safety
+/// `T` must be plain old data without hidden padding.
+unsafe fn bytes_of<T>(value: &T) -> &[u8] {
+    // SAFETY: the slice covers exactly the value.
+    unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) }
+}

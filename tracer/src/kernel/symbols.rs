@@ -1,0 +1,104 @@
+//! Looks up functions in the kernel's symbol table.
+
+use std::io::{self, BufRead};
+use std::num::NonZeroU64;
+
+/// Longest line that is looked at: `KSYM_NAME_LEN` (512), a module name and an address fit well.
+const LINE_LEN_MAX: u64 = 1024;
+
+/// One line of `/proc/kallsyms`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    /// Its name.
+    pub name: String,
+    /// Its address; `None` if the kernel hides addresses from this process (`kernel.kptr_restrict`).
+    pub address: Option<NonZeroU64>,
+    /// The module it is in; `None` for vmlinux.
+    pub module: Option<String>,
+}
+
+/// Finds the functions `wanted` in text of the form of `/proc/kallsyms` (`s_show` in `kernel/kallsyms.c`).
+///
+/// A name may occur more than once; all occurrences are returned in the order of the text. Lines that are
+/// not understood, and symbols that are not functions, are passed over.
+///
+/// # Errors
+///
+/// If reading fails.
+pub fn find(mut kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
+    let mut found = Vec::new();
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // Bounded, so that a line that never ends does not fill the memory.
+        if io::Read::take(&mut kallsyms, LINE_LEN_MAX).read_until(b'\n', &mut line)? == 0 {
+            return Ok(found);
+        }
+        let symbol = str::from_utf8(&line).ok().and_then(|line| parse(line, wanted));
+        found.extend(symbol);
+    }
+}
+
+/// Reads `ffffffffc0a1b000 t ipt_do_table\t[ip_tables]`.
+fn parse(line: &str, wanted: &[&str]) -> Option<Symbol> {
+    let mut words = line.split_ascii_whitespace();
+    let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+    if !matches!(kind, "t" | "T" | "w" | "W") || !wanted.contains(&name) {
+        return None;
+    }
+    let module = words
+        .next()
+        .and_then(|word| word.strip_prefix('[')?.strip_suffix(']'));
+    Some(Symbol {
+        name: name.into(),
+        address: NonZeroU64::new(u64::from_str_radix(address, 16).ok()?),
+        module: module.map(Into::into),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+ffffffff81a00000 T consume_skb
+ffffffff81a00100 t kfree_skbmem
+ffffffff81a00200 t kfree_skbmem
+ffffffff82000000 D __tracepoint_kfree_skb
+ffffffffc0a1b000 t ipt_do_table\t[ip_tables]
+ffffffffc0a1c000 r ipt_do_table\t[other]
+ffffffffc0a1d000 T ipt_do_table_not\t[other]
+";
+
+    #[test]
+    fn functions_are_found_with_their_module() {
+        let found = find(TEXT.as_bytes(), &["ipt_do_table", "__tracepoint_kfree_skb"]).unwrap();
+        assert_eq!(
+            found,
+            [Symbol {
+                name: "ipt_do_table".into(),
+                address: NonZeroU64::new(0xffff_ffff_c0a1_b000),
+                module: Some("ip_tables".into()),
+            }]
+        );
+    }
+
+    #[test]
+    fn every_occurrence_is_found() {
+        assert_eq!(find(TEXT.as_bytes(), &["kfree_skbmem"]).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn hidden_addresses_are_told_from_real_ones() {
+        let text = "0000000000000000 t ipt_do_table\t[ip_tables]\n";
+        let found = find(text.as_bytes(), &["ipt_do_table"]).unwrap();
+        assert_eq!(found[0].address, None);
+    }
+
+    #[test]
+    fn arbitrary_text_never_panics() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            find(bytes, &["ipt_do_table", ""]).unwrap();
+        });
+    }
+}

@@ -1,0 +1,623 @@
+//! Reads the tables of a network namespace from the kernel, and their text from `iptables-save`, without
+//! changing anything.
+//!
+//! Whoever asks the kernel for a table that does not exist creates it (`xt_request_find_table_lock`,
+//! `net/netfilter/x_tables.c`), and from then on every packet passes through it. So the names of the tables that
+//! exist are read first, from `ip_tables_names` and `ip6_tables_names`, and nothing else is asked for.
+//!
+//! A namespace is entered by a thread that lives for that alone; the caller's thread never moves.
+
+use std::collections::BTreeSet;
+use std::ffi::{c_int, c_void};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read as _};
+use std::iter;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{FsType, fstatfs};
+use thiserror::Error;
+
+use super::blob::{self, BlobError, Info, TABLE_LEN_MAX, TABLE_NAME_LEN};
+use super::model::Table;
+use crate::traversal::Family;
+
+/// Attempts to read a table that changes between two questions.
+const ATTEMPTS_MAX: u32 = 16;
+/// Tables that a namespace can have; the kernel knows five of each family.
+const TABLES_MAX: usize = 32;
+/// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
+const GET_INFO: c_int = 64;
+/// `IPT_SO_GET_ENTRIES`, `IP6T_SO_GET_ENTRIES`
+const GET_ENTRIES: c_int = 65;
+/// `struct ipt_get_entries` up to its entries: name, size, padding.
+const GET_ENTRIES_HEADER_LEN: usize = TABLE_NAME_LEN + 8;
+/// `NSFS_MAGIC`, `include/uapi/linux/magic.h`.
+const NSFS: FsType = FsType(0x6e73_6673);
+/// Where tools keep namespaces that have a name.
+const NAMED: [&str; 2] = ["run/netns", "run/docker/netns"];
+/// The most that `iptables-save` may take and print.
+const SAVE_TIME_MAX: Duration = Duration::from_secs(20);
+const SAVE_LEN_MAX: u64 = 256 << 20;
+
+/// Why tables could not be read.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// What was given is no network namespace, or is gone.
+    #[error("failed to open network namespace: {namespace}: {cause}")]
+    Open {
+        /// Where it should be.
+        namespace: String,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// The kernel does not let us in.
+    #[error("failed to enter network namespace: {namespace}: {cause}")]
+    Enter {
+        /// Where it is.
+        namespace: String,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// The names of the tables could not be read.
+    #[error("failed to read names of tables: {path}: {cause}")]
+    Names {
+        /// The file that has them.
+        path: String,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// There is no socket to ask with.
+    #[error("failed to open raw socket for {command}: {cause}")]
+    Socket {
+        /// `iptables`, `ip6tables`
+        command: &'static str,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// The kernel did not answer.
+    #[error("failed to read table: {command} -t {table}: {cause}")]
+    Read {
+        /// `iptables`, `ip6tables`
+        command: &'static str,
+        /// Name of the table.
+        table: String,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// The table was replaced all the time.
+    #[error("failed to read table: {command} -t {table}: it changed during each of {ATTEMPTS_MAX} attempts")]
+    Unsteady {
+        /// `iptables`, `ip6tables`
+        command: &'static str,
+        /// Name of the table.
+        table: String,
+    },
+    /// The kernel's answer is no table.
+    #[error("failed to decode table: {command} -t {table}: {cause}")]
+    Decode {
+        /// `iptables`, `ip6tables`
+        command: &'static str,
+        /// Name of the table.
+        table: String,
+        /// Why not.
+        cause: BlobError,
+    },
+    /// A tool that prints rules could not be run, or failed.
+    #[error("failed to run: {command}: {cause}")]
+    Tool {
+        /// The command line.
+        command: String,
+        /// Why not.
+        cause: String,
+    },
+    /// No thread to work in.
+    #[error("failed to start a thread: {0}")]
+    Thread(io::Error),
+}
+
+impl SourceError {
+    /// Whether a right is missing: `CAP_SYS_ADMIN` to enter a namespace, `CAP_NET_RAW` and `CAP_NET_ADMIN` to
+    /// ask for tables.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        match self {
+            Self::Open { cause, .. }
+            | Self::Enter { cause, .. }
+            | Self::Names { cause, .. }
+            | Self::Socket { cause, .. }
+            | Self::Read { cause, .. } => cause.kind() == ErrorKind::PermissionDenied,
+            Self::Unsteady { .. } | Self::Decode { .. } | Self::Tool { .. } | Self::Thread(_) => false,
+        }
+    }
+}
+
+/// A network namespace, kept alive as long as this is.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    name: String,
+    inode: u64,
+}
+
+impl Netns {
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`SourceError::Open`] when `/proc` is not mounted.
+    pub fn current() -> Result<Self, SourceError> {
+        Self::from_path(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The namespace of a process.
+    ///
+    /// # Errors
+    /// [`SourceError::Open`] when there is no such process, or it is not ours to look at.
+    pub fn from_pid(pid: u32) -> Result<Self, SourceError> {
+        Self::from_path(Path::new(&format!("/proc/{pid}/ns/net")))
+    }
+
+    /// The namespace that a path leads to: `/run/netns/pod`, `/proc/1/ns/net`.
+    ///
+    /// # Errors
+    /// [`SourceError::Open`] when there is none.
+    pub fn from_path(path: &Path) -> Result<Self, SourceError> {
+        let name = path.display().to_string();
+        match File::open(path) {
+            Ok(file) => Self::from_file(file, name),
+            Err(cause) => Err(SourceError::Open {
+                namespace: name,
+                cause,
+            }),
+        }
+    }
+
+    /// The namespace of an open descriptor.
+    ///
+    /// # Errors
+    /// [`SourceError::Open`] when it is something else.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, SourceError> {
+        let name = format!("descriptor {}", fd.as_raw_fd());
+        Self::from_file(File::from(fd), name)
+    }
+
+    /// The namespace of an inode number, which is all that a packet's record has: looked for among those that
+    /// have a name in `/run/netns` and those of processes and threads. `None` if it is not there, for example
+    /// because it is gone.
+    #[must_use]
+    pub fn by_inode(inode: u32) -> Option<Self> {
+        find(Path::new("/"), u64::from(inode)).find_map(|path| {
+            let found = Self::from_path(&path).ok()?;
+            // What the path leads to may have changed.
+            (found.inode == u64::from(inode)).then_some(found)
+        })
+    }
+
+    /// Every namespace that can be found, this process's own first.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut seen = BTreeSet::new();
+        let own = PathBuf::from("/proc/self/ns/net");
+        iter::once(own)
+            .chain(places(Path::new("/")))
+            .filter(|path| fs::metadata(path).is_ok_and(|found| seen.insert(found.ino())))
+            .filter_map(|path| Self::from_path(&path).ok())
+            .collect()
+    }
+
+    fn from_file(file: File, name: String) -> Result<Self, SourceError> {
+        let inode = || {
+            if fstatfs(&file)?.filesystem_type() != NSFS {
+                return Err(io::Error::other("not a namespace"));
+            }
+            Ok(file.metadata()?.ino())
+        };
+        match inode() {
+            Ok(inode) => Ok(Self { file, name, inode }),
+            Err(cause) => Err(SourceError::Open {
+                namespace: name,
+                cause,
+            }),
+        }
+    }
+
+    /// Its inode number, by which records name it.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
+
+    /// Where it was found.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads all legacy tables that exist in the namespace, those of IPv4 first.
+    ///
+    /// A table can be replaced by one of the very same size while it is read, which cannot be seen from here;
+    /// who needs to know compares the address of its `xt_table_info` before and after.
+    ///
+    /// # Errors
+    /// Those of entering the namespace, and the first table that could not be read.
+    pub fn tables(&self) -> Result<Vec<Table>, SourceError> {
+        self.enter(|| {
+            let mut tables = Vec::new();
+            for family in [Family::Ipv4, Family::Ipv6] {
+                let names = table_names(family)?;
+                if names.is_empty() {
+                    continue;
+                }
+                let socket = socket(family)?;
+                for name in names {
+                    tables.extend(read(&socket, family, &name)?);
+                }
+            }
+            Ok(tables)
+        })
+    }
+
+    /// Names of the legacy tables that exist in the namespace, those of IPv4 first.
+    ///
+    /// # Errors
+    /// Those of entering the namespace, and a list of names that cannot be read.
+    pub fn table_names(&self) -> Result<Vec<(Family, String)>, SourceError> {
+        self.enter(|| {
+            let mut all = Vec::new();
+            for family in [Family::Ipv4, Family::Ipv6] {
+                all.extend(table_names(family)?.into_iter().map(|name| (family, name)));
+            }
+            Ok(all)
+        })
+    }
+
+    /// Reads one table; `None` if it does not exist in the namespace.
+    ///
+    /// # Errors
+    /// As of [`Self::tables`].
+    pub fn table(&self, family: Family, name: &str) -> Result<Option<Table>, SourceError> {
+        self.enter(|| {
+            if !table_names(family)?.iter().any(|existing| existing == name) {
+                return Ok(None);
+            }
+            read(&socket(family)?, family, name)
+        })
+    }
+
+    /// What `iptables-save -t` prints of a table; `None` if the table does not exist in the namespace or there is
+    /// no such tool for legacy tables.
+    ///
+    /// The tool asks the kernel for nothing but the table and revisions of the extensions that its rules use, so
+    /// it creates and loads nothing either; by `--modprobe` it is kept from loading modules by itself.
+    ///
+    /// # Errors
+    /// As of [`Self::tables`], and when the tool fails or does not end in time.
+    pub fn save(&self, family: Family, table: &str) -> Result<Option<String>, SourceError> {
+        self.enter(|| {
+            if !table_names(family)?.iter().any(|existing| existing == table) {
+                return Ok(None);
+            }
+            let Some(program) = save_program(family) else {
+                return Ok(None);
+            };
+            let mut command = Command::new(program);
+            command.args(["--modprobe=/bin/false", "-t", table]);
+            output(&mut command).map(Some)
+        })
+    }
+
+    /// Runs something in a thread that is in the namespace and ends with it.
+    fn enter<T: Send>(&self, body: impl FnOnce() -> Result<T, SourceError> + Send) -> Result<T, SourceError> {
+        let enter = || {
+            // Who is there already needs no right to enter.
+            let here = fs::metadata("/proc/thread-self/ns/net").map(|here| here.ino());
+            if here.is_ok_and(|here| here == self.inode) {
+                return body();
+            }
+            match setns(&self.file, CloneFlags::CLONE_NEWNET) {
+                Ok(()) => body(),
+                Err(errno) => Err(SourceError::Enter {
+                    namespace: self.name.clone(),
+                    cause: errno.into(),
+                }),
+            }
+        };
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name(reader_name());
+            let thread = thread.spawn_scoped(scope, enter).map_err(SourceError::Thread)?;
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// Paths that lead to the namespace of an inode number.
+fn find(root: &Path, inode: u64) -> impl Iterator<Item = PathBuf> {
+    places(root).filter(move |path| fs::metadata(path).is_ok_and(|found| found.ino() == inode))
+}
+
+/// Paths that may lead to namespaces: those that have a name, then those of processes, then those of threads.
+fn places(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let named = NAMED.into_iter().flat_map({
+        let root = root.to_owned();
+        move |directory| entries(&root.join(directory))
+    });
+    let proc = root.join("proc");
+    let threads = numbered(&proc)
+        .flat_map(|process| numbered(&process.join("task")))
+        .map(|thread| thread.join("ns/net"));
+    named
+        .chain(numbered(&proc).map(|process| process.join("ns/net")))
+        .chain(threads)
+}
+
+/// Name of the thread that asks the kernel for rules. The eBPF programs know it by this name, and tell which
+/// rules it got; its own for each process, so that two tracers do not take each other's.
+#[must_use]
+pub fn reader_name() -> String {
+    format!("tracer-{}", std::process::id())
+}
+
+/// The directory's entries; none if it cannot be read.
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+/// Those of the directory's entries whose names are numbers.
+fn numbered(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    entries(directory).filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+    })
+}
+
+/// The command that edits tables of the family.
+fn command(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "iptables",
+        Family::Ipv6 => "ip6tables",
+    }
+}
+
+/// Names of the legacy tables that exist in the thread's namespace. There is no file, and no table, as long as
+/// the module is not loaded.
+fn table_names(family: Family) -> Result<Vec<String>, SourceError> {
+    let path = match family {
+        Family::Ipv4 => "/proc/thread-self/net/ip_tables_names",
+        Family::Ipv6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    let failed = |cause| SourceError::Names {
+        path: path.to_owned(),
+        cause,
+    };
+    match fs::read_to_string(path) {
+        Ok(names) => Ok(names.lines().take(TABLES_MAX).map(str::to_owned).collect()),
+        Err(cause) if cause.kind() == ErrorKind::NotFound => {
+            // Without /proc we could not tell.
+            fs::metadata("/proc/thread-self/net").map_err(failed)?;
+            Ok(Vec::new())
+        }
+        Err(cause) => Err(failed(cause)),
+    }
+}
+
+/// A socket that table questions can be put to.
+fn socket(family: Family) -> Result<OwnedFd, SourceError> {
+    let domain = match family {
+        Family::Ipv4 => libc::AF_INET,
+        Family::Ipv6 => libc::AF_INET6,
+    };
+    // SAFETY: no pointers are involved.
+    let fd = unsafe { libc::socket(domain, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
+    match Errno::result(fd) {
+        // SAFETY: the descriptor is new and nobody else has it.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        Err(errno) => Err(SourceError::Socket {
+            command: command(family),
+            cause: errno.into(),
+        }),
+    }
+}
+
+/// Reads a table that exists; `None` if it has ceased to.
+fn read(socket: &OwnedFd, family: Family, name: &str) -> Result<Option<Table>, SourceError> {
+    let failed = |errno: Errno| SourceError::Read {
+        command: command(family),
+        table: name.to_owned(),
+        cause: errno.into(),
+    };
+    for _ in 0..ATTEMPTS_MAX {
+        let info = match get_info(socket, family, name) {
+            Ok(info) => info,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(failed(errno)),
+        };
+        let blob = match get_entries(socket, family, name, info.size) {
+            Ok(blob) => blob,
+            Err(Errno::EAGAIN) => continue,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(failed(errno)),
+        };
+        if get_info(socket, family, name) != Ok(info.clone()) {
+            continue;
+        }
+        return match blob::decode(family, &info, blob) {
+            Ok(table) => Ok(Some(table)),
+            Err(cause) => Err(SourceError::Decode {
+                command: command(family),
+                table: name.to_owned(),
+                cause,
+            }),
+        };
+    }
+    Err(SourceError::Unsteady {
+        command: command(family),
+        table: name.to_owned(),
+    })
+}
+
+/// `get_info`, `net/ipv4/netfilter/ip_tables.c`
+fn get_info(socket: &OwnedFd, family: Family, name: &str) -> nix::Result<Info> {
+    let mut question = [0; Info::LEN];
+    put_name(&mut question, name)?;
+    ask(socket, family, GET_INFO, &mut question)?;
+    Ok(Info::from_bytes(&question))
+}
+
+/// `get_entries`, `net/ipv4/netfilter/ip_tables.c`
+fn get_entries(socket: &OwnedFd, family: Family, name: &str, size: u32) -> nix::Result<Vec<u8>> {
+    if size > TABLE_LEN_MAX {
+        return Err(Errno::EFBIG);
+    }
+    let mut question = vec![0; GET_ENTRIES_HEADER_LEN + size as usize];
+    put_name(&mut question, name)?;
+    question[TABLE_NAME_LEN..TABLE_NAME_LEN + 4].copy_from_slice(&size.to_ne_bytes());
+    ask(socket, family, GET_ENTRIES, &mut question)?;
+    question.drain(..GET_ENTRIES_HEADER_LEN);
+    Ok(question)
+}
+
+/// Begins a question with the name of a table.
+fn put_name(question: &mut [u8], name: &str) -> nix::Result<()> {
+    if name.len() >= TABLE_NAME_LEN {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    question[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(())
+}
+
+/// Puts a question; the answer takes its place.
+fn ask(socket: &OwnedFd, family: Family, option: c_int, question: &mut [u8]) -> nix::Result<()> {
+    let level = match family {
+        Family::Ipv4 => libc::IPPROTO_IP,
+        Family::Ipv6 => libc::IPPROTO_IPV6,
+    };
+    let mut len = libc::socklen_t::try_from(question.len()).map_err(|_| Errno::EFBIG)?;
+    // SAFETY: the kernel reads and writes at most `len` bytes, and that is how long the question is.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            question.as_mut_ptr().cast::<c_void>(),
+            &raw mut len,
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
+/// The program that prints legacy tables, if there is one.
+fn save_program(family: Family) -> Option<&'static str> {
+    let candidates = match family {
+        Family::Ipv4 => ["iptables-legacy-save", "iptables-save"],
+        Family::Ipv6 => ["ip6tables-legacy-save", "ip6tables-save"],
+    };
+    candidates.into_iter().find(|program| {
+        // "iptables-save v1.8.9 (legacy)"; before 1.8 there was no other kind.
+        let version = output(Command::new(program).arg("--version"));
+        version.is_ok_and(|version| version.contains(" v1.") && !version.contains("nf_tables"))
+    })
+}
+
+/// Runs a program to its end, within limits, and returns what it printed.
+fn output(command: &mut Command) -> Result<String, SourceError> {
+    let words: Vec<_> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let failed = |cause: String| SourceError::Tool {
+        command: words.join(" "),
+        cause,
+    };
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    let (sender, receiver) = mpsc::channel();
+    if let Some(stdout) = child.stdout.take() {
+        thread::spawn(move || {
+            let mut text = String::new();
+            let read = stdout.take(SAVE_LEN_MAX).read_to_string(&mut text);
+            // Nobody waits for it any more when the time is up.
+            drop(sender.send(read.map(|_| text)));
+        });
+    }
+    let text = receiver.recv_timeout(SAVE_TIME_MAX);
+    if text.is_err() {
+        // It may have ended by itself.
+        drop(child.kill());
+    }
+    let status = child.wait().map_err(|error| failed(error.to_string()))?;
+    match text {
+        Err(_) => Err(failed(format!("not done after {} s", SAVE_TIME_MAX.as_secs()))),
+        Ok(_) if !status.success() => Err(failed(status.to_string())),
+        Ok(text) => text.map_err(|error| failed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_found_by_its_inode() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |path: &str| root.path().join(path);
+        for directory in ["run/netns", "proc/7/ns", "proc/7/task/9/ns", "proc/sys/ns"] {
+            fs::create_dir_all(path(directory)).unwrap();
+        }
+        for file in [
+            "run/netns/pod",
+            "proc/7/ns/net",
+            "proc/7/task/9/ns/net",
+            "proc/sys/ns/net",
+        ] {
+            fs::write(path(file), "").unwrap();
+        }
+        let search = |file: &str| {
+            let inode = fs::metadata(path(file)).unwrap().ino();
+            find(root.path(), inode).collect::<Vec<_>>()
+        };
+        for file in ["run/netns/pod", "proc/7/ns/net", "proc/7/task/9/ns/net"] {
+            assert_eq!(search(file), [path(file)]);
+        }
+        assert!(search("proc/sys/ns/net").is_empty());
+    }
+
+    #[test]
+    fn a_file_is_no_namespace() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Netns::from_path(file.path()).unwrap_err();
+        assert!(error.to_string().ends_with(": not a namespace"), "{error}");
+        let error = Netns::from_path(Path::new("/nonexistent/netns")).unwrap_err();
+        let expected = "failed to open network namespace: /nonexistent/netns: ";
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert!(!error.is_permission());
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_not_asked_for() {
+        let mut question = [0; Info::LEN];
+        assert_eq!(put_name(&mut question, &"x".repeat(31)), Ok(()));
+        assert_eq!(put_name(&mut question, &"x".repeat(32)), Err(Errno::ENAMETOOLONG));
+    }
+
+    #[test]
+    fn what_a_program_prints_is_returned_and_its_failure_is_told() {
+        assert_eq!(output(Command::new("echo").arg("v")).unwrap(), "v\n");
+        let error = output(&mut Command::new("false")).unwrap_err();
+        assert_eq!(error.to_string(), "failed to run: false: exit status: 1");
+        assert!(output(&mut Command::new("/nonexistent/tool")).is_err());
+    }
+}
