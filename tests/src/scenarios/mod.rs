@@ -2,6 +2,7 @@
 
 mod ground;
 mod nodeport;
+mod rules;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -11,7 +12,7 @@ use crate::netns;
 /// All of them.
 #[must_use]
 pub fn all() -> Vec<Trial> {
-    [ground::trials(), nodeport::trials()]
+    [ground::trials(), nodeport::trials(), rules::trials()]
         .into_iter()
         .flatten()
         .collect()
