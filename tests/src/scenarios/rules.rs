@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
@@ -32,6 +33,10 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(
             "rules::another_namespace_is_read_by_inode",
             another_namespace_is_read_by_inode,
+        ),
+        trial(
+            "rules::a_large_table_is_read_quickly",
+            a_large_table_is_read_quickly,
         ),
         trial(
             "rules::tables_are_read_while_they_are_replaced",
@@ -327,4 +332,36 @@ fn tables_are_read_while_they_are_replaced() -> Result<()> {
         ensure!(seen.len() > 2, "{seen:?}");
         anyhow::Ok(())
     })
+}
+
+fn a_large_table_is_read_quickly() -> Result<()> {
+    const CHAINS: usize = 200;
+    const RULES: usize = 100;
+    let mut text = String::from("*filter\n");
+    for chain in 0..CHAINS {
+        text.push_str(&format!(":CHAIN-{chain} - [0:0]\n"));
+    }
+    for chain in 0..CHAINS {
+        let rule =
+            format!("-A CHAIN-{chain} -p tcp -m tcp --dport 80 -m comment --comment large -j ACCEPT\n");
+        text.push_str(&rule.repeat(RULES));
+    }
+    ruleset::restore_v4(&(text + "COMMIT\n"))?;
+    let start = Instant::now();
+    let table = Netns::current()?
+        .table(Family::Ipv4, "filter")?
+        .context("no filter table")?;
+    let elapsed = start.elapsed();
+    eprintln!(
+        "{} entries in {} bytes read in {elapsed:?}",
+        table.rules.len(),
+        table.blob.len()
+    );
+    ensure!(
+        table.rules.len() == CHAINS * (RULES + 2) + 4,
+        "{} entries",
+        table.rules.len()
+    );
+    ensure!(elapsed < Duration::from_secs(5), "it took {elapsed:?}");
+    Ok(())
 }

@@ -697,6 +697,10 @@ mod tests {
         );
         assert_eq!(v4(rule().bits(1, 0x20).not_protocol(99)), "! -p 99 ! -f");
         assert_eq!(v6(rule().bits(1, 0)), "");
+        assert_eq!(
+            v4(rule().not_destination("127.0.0.0/8").not_source("0.0.0.0/0")),
+            "! -s 0.0.0.0/0 ! -d 127.0.0.0/8"
+        );
         let mut odd = rule().source("10.0.0.1");
         odd.header.source.1[1] = 0xf0;
         assert_eq!(v4(odd), "-s 10.0.0.1/255.240.255.255");
