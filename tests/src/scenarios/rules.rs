@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use nix::errno::Errno;
+use nix::libc;
 use tracer::ruleset::source::Netns;
 use tracer::ruleset::text::{SavedTable, Texts, parse};
 use tracer::ruleset::{Chain, End, Kind, Labels, Table};
@@ -39,17 +42,25 @@ pub(super) fn trials() -> Vec<Trial> {
             a_large_table_is_read_quickly,
         ),
         trial(
+            "rules::without_rights_the_error_says_so",
+            without_rights_the_error_says_so,
+        ),
+        trial(
             "rules::tables_are_read_while_they_are_replaced",
             tables_are_read_while_they_are_replaced,
         ),
     ]
 }
 
-/// What reading must not change: the tables there are, and the modules.
+/// The lock that `iptables` takes to change rules.
+const LOCK: &str = "/run/xtables.lock";
+
+/// What reading must not change: the tables there are, and the modules; and that nobody is locked out.
 #[derive(Debug, PartialEq, Eq)]
 struct Untouched {
     names: [Option<String>; 2],
     modules: Vec<String>,
+    lock_exists: bool,
 }
 
 impl Untouched {
@@ -64,6 +75,7 @@ impl Untouched {
         Ok(Self {
             names: names.map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).ok()),
             modules,
+            lock_exists: Path::new(LOCK).exists(),
         })
     }
 }
@@ -78,7 +90,12 @@ fn save(family: Family, table: &str) -> Result<Vec<SavedTable>> {
 
 /// The tables of the current namespace, read twice, which must have changed nothing.
 fn read() -> Result<Vec<Table>> {
+    // The rules are loaded; whoever takes the lock now makes it anew.
+    if Path::new(LOCK).exists() {
+        fs::remove_file(LOCK).with_context(|| format!("failed to remove: {LOCK}"))?;
+    }
     let before = Untouched::now()?;
+    ensure!(!before.lock_exists, "{LOCK} exists");
     let netns = Netns::current()?;
     let tables = netns.tables()?;
     for table in &tables {
@@ -352,16 +369,61 @@ fn a_large_table_is_read_quickly() -> Result<()> {
         .table(Family::Ipv4, "filter")?
         .context("no filter table")?;
     let elapsed = start.elapsed();
-    eprintln!(
-        "{} entries in {} bytes read in {elapsed:?}",
-        table.rules.len(),
-        table.blob.len()
-    );
     ensure!(
         table.rules.len() == CHAINS * (RULES + 2) + 4,
         "{} entries",
         table.rules.len()
     );
     ensure!(elapsed < Duration::from_secs(5), "it took {elapsed:?}");
+    Ok(())
+}
+
+/// Takes all rights from the calling thread, and only from it.
+fn give_up_rights() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    // SAFETY: no memory is involved. The call of the library would take the rights from all threads.
+    let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+    Errno::result(result).map(drop).context("failed to become nobody")
+}
+
+fn without_rights_the_error_says_so() -> Result<()> {
+    ruleset::restore_v4("*filter\n-A INPUT -j DROP\nCOMMIT\n")?;
+    let pod = Namespace::new("rights")?;
+    let (here, there) = (
+        Netns::current()?,
+        Netns::from_path(Path::new("/run/netns/rights"))?,
+    );
+    let errors = thread::scope(|scope| {
+        let nobody = scope.spawn(|| -> Result<_> {
+            give_up_rights()?;
+            Ok([here.tables().err(), there.tables().err()])
+        });
+        nobody
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    let expected = [
+        "failed to open raw socket for iptables: Operation not permitted",
+        "failed to enter network namespace: /run/netns/rights: Operation not permitted",
+    ];
+    for (error, expected) in errors.into_iter().zip(expected) {
+        let error = error.context("tables are read without rights")?;
+        ensure!(
+            error.is_permission() && error.to_string().starts_with(expected),
+            "{error}"
+        );
+    }
+    drop(pod);
+    let gone = Netns::from_path(Path::new("/run/netns/rights")).err();
+    let gone = gone.context("a namespace that is gone is opened")?.to_string();
+    ensure!(
+        gone.starts_with("failed to open network namespace: /run/netns/rights: "),
+        "{gone}"
+    );
+    // The namespace itself lives as long as it is held.
+    ensure!(
+        there.tables()?.iter().all(|table| table.rules.len() <= 6),
+        "rules where none were added"
+    );
     Ok(())
 }
