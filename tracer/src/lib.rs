@@ -4,8 +4,10 @@
 //! user typed in [`cli`]. `ARCHITECTURE.md` has the map.
 
 pub mod cli;
+pub mod explain;
 pub mod kernel;
 pub mod output;
 pub mod packet;
+pub mod replay;
 pub mod ruleset;
 pub mod traversal;

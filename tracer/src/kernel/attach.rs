@@ -22,6 +22,8 @@ use aya::{
 use nix::errno::Errno;
 use tracer_common::{Counter, Filter, Offsets, THREAD_NAME_LEN, TableRead};
 
+use crate::ruleset::source::reader_name;
+
 use super::{
     link,
     preflight::Families,
@@ -183,7 +185,7 @@ impl Attached {
         // SAFETY: both are plain old data without hidden padding (asserted in tracer-common).
         let (offsets, filter) = unsafe { (bytes_of(&plan.offsets), bytes_of(&plan.filter)) };
         let mut reader = [0; THREAD_NAME_LEN];
-        let name = Self::reader_name();
+        let name = reader_name();
         let name = &name.as_bytes()[..name.len().min(THREAD_NAME_LEN - 1)];
         reader[..name.len()].copy_from_slice(name);
         let mut ebpf = EbpfLoader::new()
@@ -285,14 +287,7 @@ impl Attached {
         Ok(())
     }
 
-    /// Name that the thread must have which reads rules.
-    #[must_use]
-    pub fn reader_name() -> String {
-        // Its own for each process, so that two tracers do not disturb each other.
-        format!("tracer-{}", std::process::id())
-    }
-
-    /// What the thread of that name got when it last asked the kernel for a table.
+    /// What the reader of rules ([`reader_name`]) got when it last asked the kernel for a table.
     ///
     /// # Errors
     /// The kernel does not give the map.

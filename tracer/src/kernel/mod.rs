@@ -9,6 +9,7 @@ pub mod offsets;
 pub mod preflight;
 pub mod probes;
 pub mod question;
+pub mod rules;
 pub mod symbols;
 
 use std::io;

@@ -7,9 +7,11 @@
 //!
 //! A namespace is entered by a thread that lives for that alone; the caller's thread never moves.
 
+use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
+use std::iter;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -200,6 +202,18 @@ impl Netns {
         })
     }
 
+    /// Every namespace that can be found, this process's own first.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let mut seen = BTreeSet::new();
+        let own = PathBuf::from("/proc/self/ns/net");
+        iter::once(own)
+            .chain(places(Path::new("/")))
+            .filter(|path| fs::metadata(path).is_ok_and(|found| seen.insert(found.ino())))
+            .filter_map(|path| Self::from_path(&path).ok())
+            .collect()
+    }
+
     fn from_file(file: File, name: String) -> Result<Self, SourceError> {
         let inode = || {
             if fstatfs(&file)?.filesystem_type() != NSFS {
@@ -250,6 +264,20 @@ impl Netns {
                 }
             }
             Ok(tables)
+        })
+    }
+
+    /// Names of the legacy tables that exist in the namespace, those of IPv4 first.
+    ///
+    /// # Errors
+    /// Those of entering the namespace, and a list of names that cannot be read.
+    pub fn table_names(&self) -> Result<Vec<(Family, String)>, SourceError> {
+        self.enter(|| {
+            let mut all = Vec::new();
+            for family in [Family::Ipv4, Family::Ipv6] {
+                all.extend(table_names(family)?.into_iter().map(|name| (family, name)));
+            }
+            Ok(all)
         })
     }
 
@@ -305,7 +333,7 @@ impl Netns {
             }
         };
         thread::scope(|scope| {
-            let thread = thread::Builder::new().name("netns".into());
+            let thread = thread::Builder::new().name(reader_name());
             let thread = thread.spawn_scoped(scope, enter).map_err(SourceError::Thread)?;
             thread
                 .join()
@@ -314,10 +342,13 @@ impl Netns {
     }
 }
 
-/// Paths under `root` that lead to a namespace of that inode number: first those with a name, then those of
-/// processes, last those of threads that left their process' namespace.
+/// Paths that lead to the namespace of an inode number.
 fn find(root: &Path, inode: u64) -> impl Iterator<Item = PathBuf> {
-    let is_it = move |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.ino() == inode);
+    places(root).filter(move |path| fs::metadata(path).is_ok_and(|found| found.ino() == inode))
+}
+
+/// Paths that may lead to namespaces: those that have a name, then those of processes, then those of threads.
+fn places(root: &Path) -> impl Iterator<Item = PathBuf> {
     let named = NAMED.into_iter().flat_map({
         let root = root.to_owned();
         move |directory| entries(&root.join(directory))
@@ -329,7 +360,13 @@ fn find(root: &Path, inode: u64) -> impl Iterator<Item = PathBuf> {
     named
         .chain(numbered(&proc).map(|process| process.join("ns/net")))
         .chain(threads)
-        .filter(is_it)
+}
+
+/// Name of the thread that asks the kernel for rules. The eBPF programs know it by this name, and tell which
+/// rules it got; its own for each process, so that two tracers do not take each other's.
+#[must_use]
+pub fn reader_name() -> String {
+    format!("tracer-{}", std::process::id())
 }
 
 /// The directory's entries; none if it cannot be read.
@@ -496,7 +533,7 @@ fn save_program(family: Family) -> Option<&'static str> {
 
 /// Runs a program to its end, within limits, and returns what it printed.
 fn output(command: &mut Command) -> Result<String, SourceError> {
-    let words: Vec<_> = std::iter::once(command.get_program())
+    let words: Vec<_> = iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();

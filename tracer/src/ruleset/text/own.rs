@@ -41,14 +41,10 @@ pub(super) fn text(table: &Table, place: usize) -> Option<String> {
     for extension in &rule.matches {
         matching(&mut text, table, extension);
     }
-    let goto = match table.family {
-        Family::Ipv4 => 2,
-        Family::Ipv6 => 4,
-    };
     match &rule.target {
         Target::Standard(Standard::Jump(to)) if *to == rule.next => (),
         Target::Standard(Standard::Jump(to)) => {
-            let how = if rule.header.flags & goto == 0 { "-j" } else { "-g" };
+            let how = if rule.is_goto(table.family) { "-g" } else { "-j" };
             match chain_at(table, *to) {
                 Some(chain) => push(&mut text, format_args!(" {how} {chain}")),
                 None => push(&mut text, format_args!(" {how} offset-{to}")),

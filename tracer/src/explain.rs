@@ -1,0 +1,180 @@
+//! From a record to its path: finds the rules that were in force and replays the walk through them.
+//!
+//! The rules of a table are read once for each generation (each replacement makes a new one, which the record
+//! names), when the first record of it arrives. A record whose generation is gone by then has no path, and
+//! says so.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    replay::{self, Completeness, Observation, Outcome, PacketAfter},
+    ruleset::{Labels, Table, text::Texts},
+    traversal::{Family, Generation, Observed, Traversal},
+};
+
+/// Generations kept for each table. A record may arrive after the next replacement was read.
+const GENERATIONS_KEPT: usize = 4;
+/// Tables kept in all, over every network namespace.
+const TABLES_KEPT: usize = 4096;
+
+/// The rules of one generation of a table, with what is said about them.
+#[derive(Debug)]
+pub struct Rules {
+    /// The rules.
+    pub table: Table,
+    /// Their names, as TRACE says them.
+    pub labels: Labels,
+    /// Their texts, as `iptables-save` says them.
+    pub texts: Texts,
+}
+
+/// Why there are no rules to replay.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoRules {
+    /// The table was replaced before it could be read.
+    #[error("ruleset replaced before it could be read")]
+    Replaced,
+    /// It cannot be said which generation the kernel used.
+    #[error("ruleset replaced while the packet passed it")]
+    Unsure,
+    /// Reading failed.
+    #[error("ruleset not read: {0}")]
+    Unreadable(String),
+}
+
+/// A path, or why there is none.
+#[derive(Debug)]
+pub enum Explanation {
+    /// The walk was replayed through these rules.
+    Path {
+        /// The rules.
+        rules: Arc<Rules>,
+        /// The steps.
+        path: replay::Path,
+    },
+    /// There was nothing to replay.
+    Nothing(NoRules),
+}
+
+impl Explanation {
+    /// Why the path is not certain, or not there.
+    #[must_use]
+    pub fn partial(&self) -> Option<String> {
+        match self {
+            Self::Path { path, .. } => match &path.completeness {
+                Completeness::Complete => None,
+                Completeness::Partial(reason) => Some(reason.to_string()),
+            },
+            Self::Nothing(reason) => Some(reason.to_string()),
+        }
+    }
+}
+
+/// Whoever can read the rules that a table has now.
+pub trait Source {
+    /// Reads a table, and tells which generation it is.
+    ///
+    /// # Errors
+    /// A sentence: why it cannot be read.
+    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), String>;
+}
+
+/// Explains records.
+#[derive(Debug, Default)]
+pub struct Explainer {
+    tables: HashMap<(u32, Family, String), Vec<(Generation, Arc<Rules>)>>,
+    /// Records that were explained completely.
+    pub complete: u64,
+    /// Records whose path is partial.
+    pub partial: u64,
+}
+
+impl Explainer {
+    /// The path of one traversal.
+    pub fn explain(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Explanation {
+        let explanation = match self.rules(traversal, source) {
+            Ok(rules) => {
+                let path = replay(&rules.table, traversal);
+                Explanation::Path { rules, path }
+            }
+            Err(reason) => Explanation::Nothing(reason),
+        };
+        match explanation.partial() {
+            None => self.complete += 1,
+            Some(_) => self.partial += 1,
+        }
+        explanation
+    }
+
+    fn rules(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Result<Arc<Rules>, NoRules> {
+        if traversal.generation_unsure {
+            return Err(NoRules::Unsure);
+        }
+        let key = (traversal.netns, traversal.family, traversal.table.clone());
+        let known = self.tables.get(&key).into_iter().flatten();
+        if let Some((_, rules)) = known
+            .into_iter()
+            .find(|(known, _)| *known == traversal.generation)
+        {
+            return Ok(Arc::clone(rules));
+        }
+        let (generation, rules) = source
+            .read(traversal.netns, traversal.family, &traversal.table)
+            .map_err(NoRules::Unreadable)?;
+        let rules = Arc::new(rules);
+        self.remember(key, generation, Arc::clone(&rules));
+        if generation == traversal.generation {
+            Ok(rules)
+        } else {
+            Err(NoRules::Replaced)
+        }
+    }
+
+    /// Keeps rules that were read before any packet met them.
+    pub fn learn(&mut self, netns: u32, generation: Generation, rules: Rules) {
+        let key = (netns, rules.table.family, rules.table.name.clone());
+        self.remember(key, generation, Arc::new(rules));
+    }
+
+    fn remember(&mut self, key: (u32, Family, String), generation: Generation, rules: Arc<Rules>) {
+        if self.tables.len() >= TABLES_KEPT && !self.tables.contains_key(&key) {
+            // They are read again when they are needed again.
+            self.tables.clear();
+        }
+        let known = self.tables.entry(key).or_default();
+        known.retain(|(other, _)| *other != generation);
+        if known.len() >= GENERATIONS_KEPT {
+            known.remove(0);
+        }
+        known.push((generation, rules));
+    }
+}
+
+/// Replays the walk of a traversal through the rules that it met.
+fn replay(table: &Table, traversal: &Traversal) -> replay::Path {
+    let observed: Vec<Observation> = traversal.observed.iter().map(observation).collect();
+    replay::walk(table, traversal, &observed)
+}
+
+fn observation(observed: &Observed) -> Observation {
+    use tracer_common::observed::{HOTDROP, TARGET};
+
+    let outcome = if observed.flags & TARGET != 0 {
+        Outcome::Target {
+            verdict: observed.returned,
+            after: PacketAfter {
+                mark: observed.mark,
+                headers: None,
+            },
+        }
+    } else {
+        Outcome::Match {
+            matched: observed.returned != 0,
+            hotdrop: observed.flags & HOTDROP != 0,
+        }
+    };
+    Observation {
+        data: observed.data,
+        outcome,
+    }
+}

@@ -1,0 +1,147 @@
+//! Reads rules from the kernel, each with the generation that it is, and observes the extensions in them.
+
+use std::collections::HashSet;
+
+use tracer_common::{Generation, TableRead};
+
+use super::attach::{Attached, ExtensionKind};
+use crate::{
+    explain::{Explainer, Rules, Source},
+    replay::{self, Purity},
+    ruleset::{Extension, Labels, Table, Target, source::Netns, text::Texts},
+    traversal::Family,
+};
+
+/// Reads rules while programs are attached.
+pub struct KernelRules {
+    /// Whether to ask `iptables-save` for texts.
+    texts: bool,
+    /// Functions that are observed, or cannot be.
+    asked: HashSet<(ExtensionKind, String)>,
+    /// Extensions that cannot be observed, for the summary.
+    pub blind: Vec<String>,
+}
+
+impl KernelRules {
+    /// Reads rules; their texts only where they are wanted, for they cost a process for each table.
+    #[must_use]
+    pub fn new(texts: bool) -> Self {
+        Self {
+            texts,
+            asked: HashSet::new(),
+            blind: Vec::new(),
+        }
+    }
+
+    /// Reads every table of every network namespace that can be found, so that what is in use is observed before
+    /// the first packet comes. What cannot be read is read, or its failure told, when a packet meets it.
+    pub fn survey(&mut self, attached: &mut Attached, explainer: &mut Explainer) {
+        for netns in Netns::all() {
+            let Ok(inode) = u32::try_from(netns.inode()) else {
+                continue;
+            };
+            for (family, name) in netns.table_names().unwrap_or_default() {
+                if let Ok((generation, rules)) = self.read_table(attached, &netns, family, &name) {
+                    explainer.learn(inode, generation, rules);
+                }
+            }
+        }
+    }
+
+    fn read_table(
+        &mut self,
+        attached: &mut Attached,
+        netns: &Netns,
+        family: Family,
+        name: &str,
+    ) -> Result<(Generation, Rules), String> {
+        let said = |error: &dyn std::fmt::Display| error.to_string();
+        let before = attached.table_read().map_err(|error| said(&error))?;
+        let table = netns.table(family, name).map_err(|error| said(&error))?;
+        let table = table.ok_or_else(|| format!("the table {name} is gone"))?;
+        let read = attached.table_read().map_err(|error| said(&error))?;
+        if read.lookups == before.lookups {
+            return Err("the kernel did not tell which rules were read".to_owned());
+        }
+        self.observe(attached, &table);
+        let texts = if self.texts {
+            texts(attached, netns, &table, &read)
+        } else {
+            None
+        };
+        let labels = Labels::new(&table);
+        Ok((
+            read.generation,
+            Rules {
+                table,
+                labels,
+                texts: texts.unwrap_or_else(Texts::own),
+            },
+        ))
+    }
+
+    /// Observes every extension of a table whose answer cannot be replayed.
+    fn observe(&mut self, attached: &mut Attached, table: &Table) {
+        for rule in &table.rules {
+            for extension in &rule.matches {
+                self.observe_one(attached, table, ExtensionKind::Match, extension);
+            }
+            if let Target::Extension(extension) = &rule.target {
+                self.observe_one(attached, table, ExtensionKind::Target, extension);
+            }
+        }
+    }
+
+    fn observe_one(
+        &mut self,
+        attached: &mut Attached,
+        table: &Table,
+        kind: ExtensionKind,
+        extension: &Extension,
+    ) {
+        let which = match kind {
+            ExtensionKind::Match => replay::Kind::Match,
+            ExtensionKind::Target => replay::Kind::Target,
+        };
+        if replay::purity(extension, table) == Purity::Pure {
+            return;
+        }
+        let function = replay::function_name(which, &extension.name, extension.revision, table.family);
+        let key = function.map_or_else(
+            || format!("{} {}", extension.name, extension.revision),
+            str::to_owned,
+        );
+        if !self.asked.insert((kind, key)) {
+            return;
+        }
+        let observed = function.is_some_and(|function| attached.observe(kind, function).is_ok());
+        if !observed {
+            self.blind.push(extension.name.clone());
+        }
+    }
+}
+
+/// The texts that `iptables-save` prints of a table, if they are those of the rules that were read: the generation
+/// must be the same before and after.
+fn texts(attached: &Attached, netns: &Netns, table: &Table, read: &TableRead) -> Option<Texts> {
+    let saved = netns.save(table.family, &table.name).ok()??;
+    let texts = Texts::saved(table, &saved).ok()?;
+    netns.table(table.family, &table.name).ok()??;
+    let after = attached.table_read().ok()?;
+    (after.generation == read.generation && after.table == read.table).then_some(texts)
+}
+
+/// [`KernelRules`] at work.
+pub struct Reader<'a> {
+    /// What reads.
+    pub rules: &'a mut KernelRules,
+    /// What tells the generation, and observes.
+    pub attached: &'a mut Attached,
+}
+
+impl Source for Reader<'_> {
+    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), String> {
+        let netns = Netns::by_inode(netns).ok_or_else(|| format!("network namespace {netns} is gone"))?;
+        self.rules.read_table(self.attached, &netns, family, table)
+    }
+}
