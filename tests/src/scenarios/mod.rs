@@ -9,6 +9,7 @@ mod loss;
 mod nested;
 mod nodeport;
 mod oracle;
+mod rules;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -33,6 +34,10 @@ pub fn all() -> Vec<Trial> {
     .into_iter()
     .flatten()
     .collect()
+    [ground::trials(), nodeport::trials(), rules::trials()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A test that runs in a network namespace of its own.
