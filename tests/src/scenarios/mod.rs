@@ -3,12 +3,14 @@
 mod concurrency;
 mod ends;
 mod fields;
+mod filters;
 mod follow;
 mod ground;
 mod loss;
 mod nested;
 mod nodeport;
 mod oracle;
+mod random;
 mod rules;
 
 use anyhow::Result;
@@ -23,9 +25,12 @@ pub fn all() -> Vec<Trial> {
         ends::first_trials(),
         ground::trials(),
         nodeport::trials(),
+        rules::trials(),
         oracle::trials(),
+        random::trials(),
         nested::trials(),
         follow::trials(),
+        filters::trials(),
         fields::trials(),
         loss::trials(),
         concurrency::trials(),
@@ -34,10 +39,6 @@ pub fn all() -> Vec<Trial> {
     .into_iter()
     .flatten()
     .collect()
-    [ground::trials(), nodeport::trials(), rules::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
 }
 
 /// A test that runs in a network namespace of its own.
