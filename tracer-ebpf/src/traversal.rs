@@ -104,6 +104,10 @@ fn open<'a>(invocation: Invocation, state: u64) -> Option<&'a mut Traversal> {
         // An earlier traversal with this state has returned unseen.
         count(Counter::ExitMissed);
     }
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "by value it would not fit on the stack"
+    )]
     if FRAMES.insert(state, &EMPTY, 0).is_err() {
         count(Counter::FramesFull);
         return None;
@@ -254,7 +258,8 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
     }
     // The function read the table's rules some time between the two probes. The kernel waits for it before it
     // gives the old ones back, so the same address at both ends is the same generation throughout.
-    if !matches!(rules::of(frame.table), Ok(generation) if generation == frame.generation) {
+    let same = matches!(rules::of(frame.table), Ok(generation) if generation == frame.generation);
+    if !same || rules::is_unsure(&frame.generation) {
         frame.flags |= flags::GENERATION_UNSURE;
     }
     count(match RECORDS.output::<[u8]>(frame.bytes(), 0) {
