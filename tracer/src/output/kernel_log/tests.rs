@@ -477,7 +477,7 @@ fn arbitrary_records_never_panic() {
         let mut filled = bytes.to_vec();
         filled.resize(size_of::<Record>(), 0xa5);
         let len_at = std::mem::offset_of!(Record, observed_len);
-        filled[len_at..len_at + 4].copy_from_slice(&(OBSERVED_MAX as u32).to_ne_bytes());
+        filled[len_at..len_at + 4].copy_from_slice(&u32::try_from(OBSERVED_MAX).unwrap().to_ne_bytes());
         let mut record = Record::from_bytes(&filled).unwrap();
         for family in [2, 10] {
             record.family = family;
