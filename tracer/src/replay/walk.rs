@@ -8,10 +8,10 @@ use super::matches::{self, Call, Stop};
 use super::observation::{Observation, Outcome, PacketAfter};
 use super::path::{Completeness, Gap, Path, Reason, Step};
 use super::purity::{Purity, purity};
-use super::targets::{self, CONTINUE, Effect, Use};
+use super::targets::{self, CONTINUE, Effect, Headers, Use};
 use super::view::{Connection, View};
 use crate::ruleset::{BuiltIn, Extension, Offset, Rule, Standard, Table, Target};
-use crate::traversal::{Traversal, Verdict};
+use crate::traversal::{Family, Traversal, Verdict};
 
 /// Rules looked at in one walk. The kernel refuses rules that loop, so only a corrupted table has longer walks.
 const VISITS_MAX: u32 = 1 << 22;
@@ -49,6 +49,8 @@ struct Walk<'a> {
     view: View,
     observed: slice::Iter<'a, Observation>,
     steps: &'a mut Vec<Step>,
+    /// Why the headers of some lines are in doubt.
+    doubt: Option<Reason>,
     /// Whether the view has the packet's mark: not after a target that may have set it unseen.
     knows_mark: bool,
 }
@@ -85,6 +87,7 @@ impl<'a> Walk<'a> {
             view,
             observed: observed.iter(),
             steps,
+            doubt: None,
             knows_mark: true,
         })
     }
@@ -187,7 +190,7 @@ impl<'a> Walk<'a> {
         if self.traversal.generation_unsure {
             return Err(Reason::RulesUnsure);
         }
-        Ok(())
+        self.doubt.clone().map_or(Ok(()), Err)
     }
 
     /// The index of the rule that begins at an offset.
@@ -318,18 +321,26 @@ impl<'a> Walk<'a> {
                     return Ok(Some(Verdict::from(verdict)));
                 }
                 self.view.mark = after.mark;
-                match &after.headers {
-                    Some(headers) => {
+                let unseen = || Reason::HeadersNotObserved {
+                    rule: rule.offset,
+                    extension: extension.name.clone(),
+                };
+                match (&after.headers, touches.headers) {
+                    (Some(headers), _) => {
                         self.view.headers = headers.bytes.clone();
                         self.view.len = headers.packet_len;
+                        self.view.doubtful_from = None;
                     }
-                    None if touches.headers => {
-                        return Err(Reason::HeadersNotObserved {
-                            rule: rule.offset,
-                            extension: extension.name.clone(),
-                        });
+                    (None, Headers::None) => {}
+                    (None, Headers::Transport) => {
+                        let from = match self.table.family {
+                            Family::Ipv4 => self.parameters.transport,
+                            Family::Ipv6 => 40,
+                        };
+                        self.view.doubtful_from = Some(from);
+                        self.doubt.get_or_insert_with(unseen);
                     }
-                    None => {}
+                    (None, Headers::All) => return Err(unseen()),
                 }
                 if touches.connection {
                     self.view.connection = Connection::Unknown;

@@ -2,9 +2,9 @@
 
 use super::support::*;
 use crate::replay::{
-    Completeness, HeadersAfter, Observation, Outcome, PacketAfter, Purity, Reason, purity, walk,
+    Completeness, Gap, HeadersAfter, Observation, Outcome, PacketAfter, Purity, Reason, purity, walk,
 };
-use crate::ruleset::builder::{DROP, TableBuilder, rule};
+use crate::ruleset::builder::{DROP, RuleBuilder, TableBuilder, rule};
 use crate::ruleset::{Extension, Table, Target};
 use crate::traversal::Verdict;
 
@@ -210,6 +210,8 @@ fn a_target_that_changes_headers_is_observed_with_them() {
             extension: "TCPMSS".into()
         }
     );
+    let unseen = walk(&table, &ipv4(syn()), &[target_seen(data, CONTINUE, 0)]);
+    assert_eq!((unseen.steps.len(), unseen.verdict), (2, Some(Verdict::Accept)));
     let mut clamped = syn();
     clamped[42..44].copy_from_slice(&1400_u16.to_be_bytes());
     let seen = Observation {
@@ -229,6 +231,31 @@ fn a_target_that_changes_headers_is_observed_with_them() {
     assert_eq!(path.completeness, Completeness::Complete);
     assert_eq!(*path.steps[0].headers, *syn());
     assert_eq!(*path.steps[1].headers, *clamped);
+}
+
+#[test]
+fn what_a_target_may_have_changed_unseen_is_not_looked_at() {
+    let after = |asked: RuleBuilder| {
+        let table = output()
+            .rule(rule().protocol(TCP).extension("TCPMSS", 0, &[0xff, 0xff]))
+            .rule(asked)
+            .table();
+        reason(
+            &table,
+            &ipv4(syn()),
+            &[target_seen(target_data(&table, 0), CONTINUE, 0)],
+        )
+    };
+    let unknown = |name: &str, reason| match reason {
+        Reason::Unknown { extension, gap, .. } => extension == name && gap == Gap::Changed,
+        _ => false,
+    };
+    let tcp = rule().protocol(TCP).matching("tcp", 0, &tcp_to(80));
+    assert!(unknown("tcp", after(tcp)));
+    assert!(unknown("length", after(rule().matching("length", 0, &[0; 5]))));
+    // The IP header is as it was.
+    let ttl = rule().source("10.0.0.1").matching("ttl", 0, &[0, 64]);
+    assert!(matches!(after(ttl), Reason::HeadersNotObserved { .. }));
 }
 
 #[test]
