@@ -308,7 +308,8 @@ pub struct Traversal {
     pub observed: Vec<Observed>,
     /// Whether there were more of them than the record has room for.
     pub observed_cut: bool,
-    /// Whether a read of kernel memory failed, so that some field is zero or empty that should not be.
+    /// Whether some field is zero or empty that should not be: a read of kernel memory failed, or the kernel does
+    /// not describe its connections.
     pub incomplete: bool,
     /// Whether there was no room to follow the packet beyond this traversal.
     pub not_followed: bool,
@@ -374,7 +375,7 @@ impl Traversal {
             headers_cut: has(flags::HEADERS_NOT_LINEAR),
             observed: record.observed[..record.observed_len as usize].to_vec(),
             observed_cut: has(flags::OBSERVED_CUT),
-            incomplete: has(flags::READ_FAILED),
+            incomplete: has(flags::READ_FAILED) || (record.conntrack != 0 && !has(flags::CONNTRACK)),
             not_followed: has(flags::NOT_FOLLOWED),
         })
     }
