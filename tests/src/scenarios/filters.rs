@@ -104,8 +104,10 @@ fn check(cases: &[Case]) -> Result<()> {
     for family in FAMILIES {
         packets(family, &neighbours).with_context(|| format!("failed to send packets: {family:?}"))?;
     }
+    // Not whether anything was lost: so many tracers keep a processor so long that the kernel skips probes for
+    // what it sends of itself. That every packet of the table is there says more.
     for (report, (flags, expected)) in Tracer::stop_all(tracers)?.into_iter().zip(cases) {
-        let lines = report.whole()?;
+        let lines = report.lines;
         let shown: BTreeSet<String> = lines.iter().filter_map(name).collect();
         let expected: BTreeSet<String> = expected.split_whitespace().map(str::to_owned).collect();
         ensure!(
@@ -249,7 +251,7 @@ fn tables_and_hooks_to_show() -> Result<()> {
         send(&Place::Here.udp(loopback, 0)?, (loopback, 7500).into(), 1)?;
     }
     for (report, (flags, expected)) in Tracer::stop_all(tracers)?.into_iter().zip(CASES) {
-        let lines = report.whole()?;
+        let lines = report.lines;
         for family in FAMILIES {
             let of_family = lines
                 .iter()
