@@ -79,10 +79,14 @@ pub trait Source {
     fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), String>;
 }
 
+/// A table of a network namespace.
+type TableKey = (u32, Family, String);
+
 /// Explains records.
 #[derive(Debug, Default)]
 pub struct Explainer {
-    tables: HashMap<(u32, Family, String), Vec<(Generation, Arc<Rules>)>>,
+    /// The generations of each table that were read, the latest last.
+    tables: HashMap<TableKey, Vec<(Generation, Arc<Rules>)>>,
     /// Records that were explained completely.
     pub complete: u64,
     /// Records whose path is partial.
@@ -112,7 +116,10 @@ impl Explainer {
         }
         let key = (traversal.netns, traversal.family, traversal.table.clone());
         let known = self.tables.get(&key).into_iter().flatten();
-        if let Some((_, rules)) = known.into_iter().find(|(known, _)| *known == traversal.generation) {
+        if let Some((_, rules)) = known
+            .into_iter()
+            .find(|(known, _)| *known == traversal.generation)
+        {
             return Ok(Arc::clone(rules));
         }
         let (generation, rules) = source
@@ -120,7 +127,11 @@ impl Explainer {
             .map_err(NoRules::Unreadable)?;
         let rules = Arc::new(rules);
         self.remember(key, generation, Arc::clone(&rules));
-        if generation == traversal.generation { Ok(rules) } else { Err(NoRules::Replaced) }
+        if generation == traversal.generation {
+            Ok(rules)
+        } else {
+            Err(NoRules::Replaced)
+        }
     }
 
     /// Keeps rules that were read before any packet met them.
@@ -129,7 +140,7 @@ impl Explainer {
         self.remember(key, generation, Arc::new(rules));
     }
 
-    fn remember(&mut self, key: (u32, Family, String), generation: Generation, rules: Arc<Rules>) {
+    fn remember(&mut self, key: TableKey, generation: Generation, rules: Arc<Rules>) {
         if self.tables.len() >= TABLES_KEPT && !self.tables.contains_key(&key) {
             // They are read again when they are needed again.
             self.tables.clear();
@@ -155,10 +166,19 @@ fn observation(observed: &Observed) -> Observation {
     let outcome = if observed.flags & TARGET != 0 {
         Outcome::Target {
             verdict: observed.returned,
-            after: PacketAfter { mark: observed.mark, headers: None },
+            after: PacketAfter {
+                mark: observed.mark,
+                headers: None,
+            },
         }
     } else {
-        Outcome::Match { matched: observed.returned != 0, hotdrop: observed.flags & HOTDROP != 0 }
+        Outcome::Match {
+            matched: observed.returned != 0,
+            hotdrop: observed.flags & HOTDROP != 0,
+        }
     };
-    Observation { data: observed.data, outcome }
+    Observation {
+        data: observed.data,
+        outcome,
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,10 +21,12 @@ use super::{
     filter::{FilterArgs, netns_inode},
 };
 use crate::{
+    explain::Explainer,
     kernel::{
         attach::{Attached, Counts, Plan},
         machine::Machine,
         preflight,
+        rules::{KernelRules, Reader},
     },
     output::{self, Format, Output},
     traversal::Traversal,
@@ -35,10 +37,10 @@ use crate::{
 pub struct TraceArgs {
     #[command(flatten)]
     filter: FilterArgs,
-    /// How to write results
-    #[arg(long, value_enum, default_value_t = Format::Line)]
-    format: Format,
-    /// Stop after this many results (in the format `line`: traversals of a table)
+    /// How to write results [default: tree on a terminal, else line]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Stop after this many results: traversals of a table
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Stop after this time: 10s, 500ms, 5m, 1h
@@ -115,18 +117,16 @@ enum End {
 async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
     // Before attaching, so that a signal at any later moment ends the trace in order.
     let mut signals = Signals::new().context("failed to start: signal handling")?;
-    let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
-    let mut output = output::new(args.format, stdout(), own_netns);
-    let probes = Attached::attach(plan)?;
+    let mut attached = Attached::attach(plan)?;
+    let mut show = Show::new(args);
+    if let Some(paths) = &mut show.paths {
+        paths.rules.survey(&mut attached, &mut paths.explainer);
+    }
     // SAFETY: the descriptor is the ring buffer's, which `Attached` owns and never replaces.
-    let probes = unsafe { AsyncFd::register_with_interest(probes, Interest::READABLE) };
-    let mut probes =
-        probes.map_err(|error| anyhow!(io::Error::from(error)).context("failed to watch: ring buffer"))?;
+    let attached = unsafe { AsyncFd::register_with_interest(attached, Interest::READABLE) };
+    let mut attached =
+        attached.map_err(|error| anyhow!(io::Error::from(error)).context("failed to watch: ring buffer"))?;
     let _ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
-    let mut shown = Shown {
-        results: 0,
-        limit: args.count,
-    };
     let deadline = args.duration.map(|duration| Instant::now() + duration);
 
     let end = loop {
@@ -134,12 +134,12 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
             biased;
             request = signals.next() => match request {
                 Request::Stop => break End::Asked,
-                Request::Tell => tell(&shown, probes.get_ref()),
+                Request::Tell => show.tell(attached.get_ref()),
             },
             () = at(deadline) => break End::Asked,
-            ready = probes.readable_mut() => {
+            ready = attached.readable_mut() => {
                 let mut ready = ready.context("failed to watch: ring buffer")?;
-                match drain(ready.get_inner_mut(), &mut *output, &mut shown)? {
+                match show.drain(ready.get_inner_mut())? {
                     Drained::Empty => ready.clear_ready(),
                     // Signals and time reach us only when we yield, and a flood of records never lets us wait.
                     Drained::More => tokio::task::yield_now().await,
@@ -148,12 +148,12 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
             }
         }
     };
-    let mut probes = probes.into_inner();
-    probes.detach();
+    let mut attached = attached.into_inner();
+    attached.detach();
     if end == End::Asked {
-        while drain(&mut probes, &mut *output, &mut shown)? == Drained::More {}
+        while show.drain(&mut attached)? == Drained::More {}
     }
-    tell(&shown, &probes);
+    show.tell(&attached);
     Ok(())
 }
 
@@ -199,12 +199,6 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// What was shown so far.
-struct Shown {
-    results: u64,
-    limit: Option<u64>,
-}
-
 /// Records read before looking at signals and limits again.
 const BATCH_MAX: usize = 4096;
 
@@ -218,29 +212,95 @@ enum Drained {
     Ended(End),
 }
 
-/// Shows a batch of the records that are in the buffer.
-fn drain(probes: &mut Attached, output: &mut dyn Output, shown: &mut Shown) -> Result<Drained, Failure> {
-    let mut drained = Drained::More;
-    for _ in 0..BATCH_MAX {
-        let Some(traversal) = probes.with_next_record(Traversal::decode) else {
-            drained = Drained::Empty;
-            break;
+/// Takes records, shows results.
+struct Show {
+    output: Box<dyn Output>,
+    /// Where the format shows rules.
+    paths: Option<Paths>,
+    results: u64,
+    results_max: Option<u64>,
+}
+
+/// What it takes to know paths.
+struct Paths {
+    explainer: Explainer,
+    rules: KernelRules,
+}
+
+impl Show {
+    fn new(args: &TraceArgs) -> Self {
+        let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
+        let by_default = if io::stdout().is_terminal() {
+            Format::Tree
+        } else {
+            Format::Line
         };
-        let traversal = traversal.context("failed to decode: record")?;
-        if is_closed(output.traversal(&traversal))? {
-            return Ok(Drained::Ended(End::OutputClosed));
-        }
-        shown.results += 1;
-        if shown.limit == Some(shown.results) {
-            drained = Drained::Ended(End::Enough);
-            break;
+        let format = args.format.unwrap_or(by_default);
+        Self {
+            output: output::new(format, stdout(), own_netns),
+            paths: format.shows_rules().then(|| Paths {
+                explainer: Explainer::default(),
+                rules: KernelRules::new(format.shows_texts()),
+            }),
+            results: 0,
+            results_max: args.count,
         }
     }
-    Ok(if is_closed(output.flush())? {
-        Drained::Ended(End::OutputClosed)
-    } else {
-        drained
-    })
+
+    /// Shows a batch of the records that are in the buffer.
+    fn drain(&mut self, attached: &mut Attached) -> Result<Drained, Failure> {
+        let mut drained = Drained::More;
+        for _ in 0..BATCH_MAX {
+            let Some(traversal) = attached.with_next_record(Traversal::decode) else {
+                drained = Drained::Empty;
+                break;
+            };
+            let traversal = traversal.context("failed to decode: record")?;
+            let explanation = self.paths.as_mut().map(|Paths { explainer, rules }| {
+                explainer.explain(
+                    &traversal,
+                    &mut Reader {
+                        rules,
+                        attached: &mut *attached,
+                    },
+                )
+            });
+            if is_closed(self.output.traversal(&traversal, explanation.as_ref()))? {
+                return Ok(Drained::Ended(End::OutputClosed));
+            }
+            self.results += 1;
+            if self.results_max == Some(self.results) {
+                drained = Drained::Ended(End::Enough);
+                break;
+            }
+        }
+        Ok(if is_closed(self.output.flush())? {
+            Drained::Ended(End::OutputClosed)
+        } else {
+            drained
+        })
+    }
+
+    /// Says how the trace stands, on standard error. Nobody may be reading that; then there is nobody to tell.
+    fn tell(&self, attached: &Attached) {
+        let mut text = match attached.counts() {
+            Ok(counts) => summary(self.results, &counts),
+            Err(error) => format!("{} traversals; losses unknown: {error}\n", self.results),
+        };
+        if let Some(Paths { explainer, rules }) = &self.paths {
+            text.push_str(&format!(
+                "paths: {} complete, {} partial\n",
+                explainer.complete, explainer.partial
+            ));
+            if !rules.blind.is_empty() {
+                text.push_str(&format!(
+                    "not observed on this kernel: {}\n",
+                    rules.blind.join(", ")
+                ));
+            }
+        }
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
 }
 
 /// A closed pipe (`tracer trace | head`) is a way to say enough; anything else is an error.
@@ -259,15 +319,6 @@ fn stdout() -> Box<dyn io::Write> {
     } else {
         Box::new(io::BufWriter::new(stdout))
     }
-}
-
-/// Says how the trace stands, on standard error. Nobody may be reading that; then there is nobody to tell.
-fn tell(shown: &Shown, probes: &Attached) {
-    let text = match probes.counts() {
-        Ok(counts) => summary(shown.results, &counts),
-        Err(error) => format!("{} traversals; losses unknown: {error}\n", shown.results),
-    };
-    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// What was shown, and everything that was lost on the way.
@@ -289,6 +340,10 @@ fn summary(results: u64, counts: &Counts) -> String {
         (
             Counter::ReadFailed,
             "reads of kernel memory failed: a traversal is incomplete or missing for each",
+        ),
+        (
+            Counter::GenerationsFull,
+            "too many tables at once: paths are not certain once one of them is replaced",
         ),
         (
             Counter::EndMissed,

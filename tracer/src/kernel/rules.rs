@@ -26,7 +26,11 @@ impl KernelRules {
     /// Reads rules; their texts only where they are wanted, for they cost a process for each table.
     #[must_use]
     pub fn new(texts: bool) -> Self {
-        Self { texts, asked: HashSet::new(), blind: Vec::new() }
+        Self {
+            texts,
+            asked: HashSet::new(),
+            blind: Vec::new(),
+        }
     }
 
     /// Reads every table of every network namespace that can be found, so that what is in use is observed before
@@ -60,9 +64,20 @@ impl KernelRules {
             return Err("the kernel did not tell which rules were read".to_owned());
         }
         self.observe(attached, &table);
-        let texts = if self.texts { texts(attached, netns, &table, &read) } else { None };
+        let texts = if self.texts {
+            texts(attached, netns, &table, &read)
+        } else {
+            None
+        };
         let labels = Labels::new(&table);
-        Ok((read.generation, Rules { table, labels, texts: texts.unwrap_or_else(Texts::own) }))
+        Ok((
+            read.generation,
+            Rules {
+                table,
+                labels,
+                texts: texts.unwrap_or_else(Texts::own),
+            },
+        ))
     }
 
     /// Observes every extension of a table whose answer cannot be replayed.
@@ -77,7 +92,13 @@ impl KernelRules {
         }
     }
 
-    fn observe_one(&mut self, attached: &mut Attached, table: &Table, kind: ExtensionKind, extension: &Extension) {
+    fn observe_one(
+        &mut self,
+        attached: &mut Attached,
+        table: &Table,
+        kind: ExtensionKind,
+        extension: &Extension,
+    ) {
         let which = match kind {
             ExtensionKind::Match => replay::Kind::Match,
             ExtensionKind::Target => replay::Kind::Target,
@@ -86,7 +107,10 @@ impl KernelRules {
             return;
         }
         let function = replay::function_name(which, &extension.name, extension.revision, table.family);
-        let key = function.map_or_else(|| format!("{} {}", extension.name, extension.revision), str::to_owned);
+        let key = function.map_or_else(
+            || format!("{} {}", extension.name, extension.revision),
+            str::to_owned,
+        );
         if !self.asked.insert((kind, key)) {
             return;
         }

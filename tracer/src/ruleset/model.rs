@@ -116,7 +116,25 @@ pub enum Standard {
     Jump(Offset),
 }
 
+impl Rule {
+    /// Whether a jump of this rule leaves nothing to return to (`-g`): `IPT_F_GOTO`, `IP6T_F_GOTO`.
+    #[must_use]
+    pub fn is_goto(&self, family: Family) -> bool {
+        let flag = match family {
+            Family::Ipv4 => 0x02,
+            Family::Ipv6 => 0x04,
+        };
+        self.header.flags & flag != 0
+    }
+}
+
 impl Table {
+    /// The entry that begins at an offset.
+    #[must_use]
+    pub fn rule(&self, offset: Offset) -> Option<&Rule> {
+        super::blob::index_of(&self.rules, offset).map(|place| &self.rules[place])
+    }
+
     /// The data of a match or target of this table.
     ///
     /// # Panics

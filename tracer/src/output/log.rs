@@ -1,0 +1,78 @@
+//! The lines that the kernel's TRACE target would have logged, for whatever reads such logs today:
+//!
+//! ```text
+//! TRACE: raw:OUTPUT:policy:2 IN= OUT=lo SRC=192.168.199.34 DST=192.168.199.34 LEN=60 TOS=0x00 … SYN URGP=0 …
+//! ```
+//!
+//! What is not certain is said in a line of its own, which does not begin with `TRACE: `:
+//!
+//! ```text
+//! PARTIAL: filter:INPUT: ruleset replaced before it could be read
+//! ```
+
+use std::io::{self, Write};
+
+use super::{Output, kernel_log, words::printable};
+use crate::{
+    explain::{Explanation, Rules},
+    replay::Path,
+    traversal::Traversal,
+};
+
+pub(super) struct Log {
+    writer: Box<dyn Write>,
+    line: String,
+}
+
+impl Log {
+    pub(super) fn new(writer: Box<dyn Write>) -> Self {
+        Self {
+            writer,
+            line: String::new(),
+        }
+    }
+
+    fn steps(&mut self, traversal: &Traversal, rules: &Rules, path: &Path) -> io::Result<()> {
+        for step in &path.steps {
+            let Some(label) = rules.labels.of(traversal.hook, step.offset) else {
+                continue;
+            };
+            let prefix = format!("{}:{label}", traversal.table);
+            self.line.clear();
+            let cut = kernel_log::line(&mut self.line, &prefix, traversal, &step.headers, step.mark);
+            writeln!(self.writer, "{}", self.line)?;
+            if let Err(cut) = cut {
+                self.partial(traversal, &cut)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn partial(&mut self, traversal: &Traversal, why: &dyn std::fmt::Display) -> io::Result<()> {
+        writeln!(
+            self.writer,
+            "PARTIAL: {}:{}: {why}",
+            printable(&traversal.table),
+            traversal.hook
+        )
+    }
+}
+
+impl Output for Log {
+    fn traversal(&mut self, traversal: &Traversal, explanation: Option<&Explanation>) -> io::Result<()> {
+        let Some(explanation) = explanation else {
+            return Ok(());
+        };
+        if let Explanation::Path { rules, path } = explanation {
+            self.steps(traversal, rules, path)?;
+        }
+        match explanation.partial() {
+            Some(why) => self.partial(traversal, &why),
+            None => Ok(()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}

@@ -1,0 +1,175 @@
+//! What several formats say in the same words: numbers of packets, times, names, verdicts in colour, and the
+//! details of a traversal.
+
+use std::{collections::HashMap, fmt::Write as _};
+
+use anstyle::{AnsiColor, Style};
+use jiff::{Timestamp, tz::TimeZone};
+use nix::time::{ClockId, clock_gettime};
+
+use crate::{
+    packet::Packet,
+    traversal::{Conntrack, PacketId, Traversal, Verdict},
+};
+
+/// Packets whose number is remembered. A packet that is seen again after so many others gets a new one.
+const NUMBERS_MAX: usize = 100_000;
+
+/// Fewer bytes than these and the packet's ports or flags may be missing.
+const HEADERS_NEEDED: usize = 40;
+
+/// Appends what there is to say of a traversal beside its table and verdict, each part with a space before it:
+/// devices, the packet where it is given, its length, conntrack state, mark, owner, namespace, and in brackets
+/// what may be wrong or missing.
+pub(super) fn details(
+    to: &mut String,
+    traversal: &Traversal,
+    packet: Option<&Packet>,
+    own_netns: Option<u32>,
+) {
+    // Writing to a string cannot fail.
+    let mut put = |text: std::fmt::Arguments<'_>| {
+        let _ = write!(to, " {text}");
+    };
+    if let Some(device) = &traversal.in_device {
+        put(format_args!("in={}", printable(&device.name)));
+    }
+    if let Some(device) = &traversal.out_device {
+        put(format_args!("out={}", printable(&device.name)));
+    }
+    if let Some(packet) = packet {
+        put(format_args!("{packet} len={}", traversal.packet_len));
+    }
+    match traversal.conntrack {
+        Conntrack::None => {}
+        Conntrack::Untracked => put(format_args!("ct=UNTRACKED")),
+        Conntrack::Tracked { state, reply, .. } => {
+            put(format_args!("ct={state}{}", if reply { ",reply" } else { "" }));
+        }
+    }
+    match traversal.mark_after {
+        Some(after) if after != traversal.mark_before => {
+            put(format_args!("mark={:#x}>{after:#x}", traversal.mark_before));
+        }
+        _ if traversal.mark_before != 0 => put(format_args!("mark={:#x}", traversal.mark_before)),
+        _ => {}
+    }
+    if let Some(owner) = traversal.owner {
+        put(format_args!("uid={} gid={}", owner.uid, owner.gid));
+    }
+    if own_netns != Some(traversal.netns) {
+        put(format_args!("netns={}", traversal.netns));
+    }
+    if traversal.incomplete {
+        put(format_args!("[incomplete: a read of kernel memory failed]"));
+    }
+    if traversal.headers_cut && traversal.headers.len() < HEADERS_NEEDED {
+        put(format_args!("[headers cut: the rest is not in linear memory]"));
+    }
+    if traversal.not_followed {
+        put(format_args!("[not followed: too many packets at once]"));
+    }
+}
+
+/// Names come from whoever made the table or device; control characters must not reach a terminal.
+pub(super) fn printable(name: &str) -> String {
+    name.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+pub(super) fn verdict_style(verdict: Verdict) -> Style {
+    match verdict {
+        Verdict::Drop => AnsiColor::Red.on_default().bold(),
+        Verdict::Accept => AnsiColor::Green.on_default(),
+        _ => AnsiColor::Yellow.on_default(),
+    }
+}
+
+/// Numbers packets in order of appearance.
+#[derive(Default)]
+pub(super) struct Numbers {
+    last: u64,
+    by_packet: HashMap<PacketId, u64>,
+    before: HashMap<PacketId, u64>,
+}
+
+impl Numbers {
+    /// The number of a packet. Memory is bounded: two generations of half the limit, the older one dropped.
+    pub(super) fn of(&mut self, packet: PacketId) -> u64 {
+        if let Some(&number) = self.by_packet.get(&packet) {
+            return number;
+        }
+        if self.by_packet.len() >= NUMBERS_MAX / 2 {
+            self.before = std::mem::take(&mut self.by_packet);
+        }
+        let number = self.before.get(&packet).copied().unwrap_or_else(|| {
+            self.last += 1;
+            self.last
+        });
+        self.by_packet.insert(packet, number);
+        number
+    }
+}
+
+/// Turns the kernel's monotonic clock into local time.
+pub(super) struct Clock {
+    boot: Timestamp,
+    zone: TimeZone,
+}
+
+impl Clock {
+    pub(super) fn system() -> Self {
+        let monotonic_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+            i128::from(now.tv_sec()) * 1_000_000_000 + i128::from(now.tv_nsec())
+        });
+        let boot_ns = Timestamp::now().as_nanosecond() - monotonic_ns;
+        Self {
+            boot: Timestamp::from_nanosecond(boot_ns).unwrap_or(Timestamp::UNIX_EPOCH),
+            zone: TimeZone::system(),
+        }
+    }
+
+    pub(super) fn local(&self, monotonic_ns: u64) -> String {
+        let ns = self.boot.as_nanosecond() + i128::from(monotonic_ns);
+        Timestamp::from_nanosecond(ns).map_or_else(
+            |_| "??:??:??.??????".to_owned(),
+            |time| {
+                time.to_zoned(self.zone.clone())
+                    .strftime("%H:%M:%S.%6f")
+                    .to_string()
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_common::Traversal as Record;
+
+    use super::*;
+
+    #[test]
+    fn packets_are_numbered_in_order_of_appearance_and_memory_is_bounded() {
+        let mut numbers = Numbers::default();
+        let packet = |skb| {
+            Traversal::decode(
+                Record {
+                    family: 2,
+                    skb,
+                    ..Record::EMPTY
+                }
+                .bytes(),
+            )
+            .unwrap()
+            .packet
+        };
+        assert_eq!(numbers.of(packet(1)), 1);
+        assert_eq!(numbers.of(packet(2)), 2);
+        assert_eq!(numbers.of(packet(1)), 1);
+        for skb in 3..3 * NUMBERS_MAX as u64 {
+            numbers.of(packet(skb));
+        }
+        assert!(numbers.by_packet.len() + numbers.before.len() <= NUMBERS_MAX);
+    }
+}
