@@ -40,9 +40,16 @@ pub struct Offsets {
     /// `sk_buff._nfct`; [`ABSENT`] without `CONFIG_NF_CONNTRACK`
     pub skb_nfct: u32,
 
-    /// Bit of `active_extensions` that a bridge sets: 1 << `SKB_EXT_BRIDGE_NF`; [`ABSENT`] without
-    /// `CONFIG_BRIDGE_NETFILTER`
-    pub bridge_extension_bit: u32,
+    /// `sk_buff.extensions`
+    pub skb_extensions: u32,
+    /// `skb_ext.offset`
+    pub extension_offset: u32,
+    /// `nf_bridge_info.physindev`; [`ABSENT`] where the kernel keeps `physinif`
+    pub bridge_physindev: u32,
+    /// `nf_bridge_info.physinif` (6.8 and later, and stable kernels); [`ABSENT`] where it keeps `physindev`
+    pub bridge_physinif: u32,
+    /// `nf_bridge_info.physoutdev`; [`ABSENT`] without `CONFIG_BRIDGE_NETFILTER`
+    pub bridge_physoutdev: u32,
 
     /// `nf_hook_state.hook`
     pub state_hook: u32,
@@ -118,7 +125,11 @@ impl Offsets {
         skb_dev: ABSENT,
         skb_active_extensions: ABSENT,
         skb_nfct: ABSENT,
-        bridge_extension_bit: ABSENT,
+        skb_extensions: ABSENT,
+        extension_offset: ABSENT,
+        bridge_physindev: ABSENT,
+        bridge_physinif: ABSENT,
+        bridge_physoutdev: ABSENT,
         state_hook: ABSENT,
         state_in: ABSENT,
         state_out: ABSENT,
@@ -146,4 +157,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 39 * 4);
+const _: () = assert!(size_of::<Offsets>() == 43 * 4);

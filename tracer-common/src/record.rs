@@ -102,8 +102,6 @@ pub mod flags {
     pub const NOT_FOLLOWED: u32 = 1 << 6;
     /// More functions were called than the record has room for.
     pub const OBSERVED_CUT: u32 = 1 << 7;
-    /// A bridge handed the packet to the IP tables (`br_netfilter`).
-    pub const BRIDGED: u32 = 1 << 9;
     /// `generation` may not be what the kernel used: the table was replaced meanwhile, or there were too many
     /// to know them all.
     pub const GENERATION_UNSURE: u32 = 1 << 8;
@@ -149,6 +147,10 @@ pub struct Traversal {
     pub in_ifindex: u32,
     /// Interface index of the out device.
     pub out_ifindex: u32,
+    /// Interface index of the bridge port that the packet came in by, zero without one.
+    pub port_in_ifindex: u32,
+    /// Interface index of the bridge port that it leaves by.
+    pub port_out_ifindex: u32,
     /// `fsuid` of the owner of the socket, in the initial user namespace.
     pub uid: u32,
     /// `fsgid` of the owner of the socket.
@@ -183,6 +185,10 @@ pub struct Traversal {
     pub in_device: [u8; IFNAME_LEN],
     /// Name of the out device.
     pub out_device: [u8; IFNAME_LEN],
+    /// Name of the bridge port that the packet came in by; empty on kernels that keep only its index.
+    pub port_in: [u8; IFNAME_LEN],
+    /// Name of the bridge port that it leaves by.
+    pub port_out: [u8; IFNAME_LEN],
     /// What lies at `sk_buff.mac_header`, where that is set and is not the network header: the link-layer header
     /// that the packet came with, or whatever a tunnel left there.
     pub link_header: [u8; LINK_HEADER_LEN_MAX],
@@ -235,11 +241,11 @@ const _: () = assert!(size_of::<Observed>() == 16);
 const _: () = assert!(
     size_of::<Traversal>()
         == 8 * 8
-            + 14 * 4
+            + 16 * 4
             + 4 * 2
             + 8
             + TABLE_NAME_LEN
-            + 2 * IFNAME_LEN
+            + 4 * IFNAME_LEN
             + LINK_HEADER_LEN_MAX
             + HEADERS_LEN_MAX
             + OBSERVED_MAX * size_of::<Observed>()

@@ -171,16 +171,36 @@ fn fill_link_header(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
     Ok(())
 }
 
-/// A bridge keeps what it knows of a packet in an extension of the `sk_buff` (`nf_bridge_info_get`,
-/// `include/linux/netfilter_bridge.h`).
+/// A bridge that hands a packet to the IP tables keeps the ports in an extension of the `sk_buff`
+/// (`nf_bridge_info_get`, `include/linux/netfilter_bridge.h`).
 #[inline(always)]
 fn fill_bridge(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
-    if offset!(skb_active_extensions) == ABSENT || offset!(bridge_extension_bit) == ABSENT {
+    /// `SKB_EXT_BRIDGE_NF` is the first of `enum skb_ext_id` where the kernel has it (`include/linux/skbuff.h`).
+    const BRIDGE_NF: u8 = 0;
+
+    if offset!(skb_active_extensions) == ABSENT || offset!(bridge_physoutdev) == ABSENT {
         return Ok(());
     }
     let active: u8 = read(skb.0, offset!(skb_active_extensions))?;
-    if u32::from(active) & offset!(bridge_extension_bit) != 0 {
-        frame.flags |= flags::BRIDGED;
+    if active & (1 << BRIDGE_NF) == 0 {
+        return Ok(());
+    }
+    let extensions: u64 = read(skb.0, offset!(skb_extensions))?;
+    let chunk: u8 = read(extensions, offset!(extension_offset) + u32::from(BRIDGE_NF))?;
+    let bridge = extensions + u64::from(chunk) * 8;
+    if offset!(bridge_physinif) == ABSENT {
+        let port_in: u64 = read(bridge, offset!(bridge_physindev))?;
+        if port_in != 0 {
+            frame.port_in_ifindex = read(port_in, offset!(device_ifindex))?;
+            frame.port_in = read(port_in, offset!(device_name))?;
+        }
+    } else {
+        frame.port_in_ifindex = read(bridge, offset!(bridge_physinif))?;
+    }
+    let port_out: u64 = read(bridge, offset!(bridge_physoutdev))?;
+    if port_out != 0 {
+        frame.port_out_ifindex = read(port_out, offset!(device_ifindex))?;
+        frame.port_out = read(port_out, offset!(device_name))?;
     }
     Ok(())
 }

@@ -298,8 +298,11 @@ pub struct Traversal {
     /// So many bytes of the link-layer header that the packet came with, or of what a tunnel left there, as far as
     /// they were recorded; empty where there is none.
     pub link_header: Vec<u8>,
-    /// Whether a bridge handed the packet to the IP tables. It knows two more devices, which are not recorded.
-    pub bridged: bool,
+    /// The bridge port that the packet came in by, where a bridge handed it to the IP tables. Kernels that keep
+    /// only its index leave the name empty.
+    pub port_in: Option<Device>,
+    /// The bridge port that it leaves by.
+    pub port_out: Option<Device>,
     /// The start of the packet from the network header on.
     pub headers: Vec<u8>,
     /// Whether more of the headers lies in memory that is not linear, and so was not copied.
@@ -370,7 +373,8 @@ impl Traversal {
             device_type: record.device_type,
             hard_header_len: record.hard_header_len,
             link_header: prefix(&record.link_header, record.link_header_len),
-            bridged: has(flags::BRIDGED),
+            port_in: device(&record.port_in, record.port_in_ifindex),
+            port_out: device(&record.port_out, record.port_out_ifindex),
             headers: prefix(&record.headers, record.headers_len),
             headers_cut: has(flags::HEADERS_NOT_LINEAR),
             observed: record.observed[..record.observed_len as usize].to_vec(),

@@ -162,6 +162,12 @@ const OPTIONAL: &[(&str, &str, &[&str], Field)] = &[
     ("sk_buff", "active_extensions", &[], |o| {
         &mut o.skb_active_extensions
     }),
+    ("sk_buff", "extensions", &[], |o| &mut o.skb_extensions),
+    ("skb_ext", "offset", &[], |o| &mut o.extension_offset),
+    // CONFIG_BRIDGE_NETFILTER
+    ("nf_bridge_info", "physindev", &[], |o| &mut o.bridge_physindev),
+    ("nf_bridge_info", "physinif", &[], |o| &mut o.bridge_physinif),
+    ("nf_bridge_info", "physoutdev", &[], |o| &mut o.bridge_physoutdev),
     // CONFIG_NF_CONNTRACK
     ("sk_buff", "_nfct", &[], |o| &mut o.skb_nfct),
     ("nf_conn", "status", &["nf_conntrack"], |o| {
@@ -268,12 +274,6 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
             (offset, origin) => (offset?, origin),
         };
         *field(&mut offsets) = note(structure, path, Some(offset), origin);
-    }
-
-    // `enum skb_ext_id` begins with `SKB_EXT_BRIDGE_NF` where the kernel has the struct (`CONFIG_BRIDGE_NETFILTER`,
-    // `include/linux/skbuff.h`).
-    if vmlinux.member("nf_bridge_info", "physoutdev").is_ok() {
-        offsets.bridge_extension_bit = 1 << 0;
     }
 
     let (signature, signature_origin) = signature(vmlinux, modules)?;
@@ -392,11 +392,13 @@ pub(crate) mod tests {
                 "sk",
                 "dev",
                 "active_extensions",
+                "extensions",
                 "_nfct",
             ],
         );
         simple("nf_hook_state", &["hook", "in", "out", "net"]);
-        simple("nf_bridge_info", &["physindev", "physoutdev"]);
+        simple("skb_ext", &["offset"]);
+        simple("nf_bridge_info", &["physindev", "physinif", "physoutdev"]);
         simple("net_device", &["name", "ifindex", "type", "hard_header_len"]);
         simple("socket", &["file"]);
         simple("file", &["f_cred"]);
@@ -489,8 +491,8 @@ pub(crate) mod tests {
         .unwrap();
         let text = format!("{:?}", resolved.offsets);
         assert!(!text.contains(&ABSENT.to_string()), "{text}");
-        // The arguments and the bridge's bit are no members.
-        assert_eq!(resolved.sources.len() + 4, size_of::<Offsets>() / 4);
+        // The arguments are no members.
+        assert_eq!(resolved.sources.len() + 3, size_of::<Offsets>() / 4);
         assert_eq!(resolved.offsets.net_inum, 48);
         assert_eq!(resolved.offsets.sock_net, 56);
         assert_eq!(

@@ -11,8 +11,8 @@
 //! the TCP bit AE is part of `RES=` (0x04) and is not named. A kernel that names it has the member `ae` in its
 //! `struct tcphdr`.
 //!
-//! The line cannot be written whole where a bridge hands its packets to the IP tables: `PHYSIN=` and `PHYSOUT=`,
-//! which the kernel adds after `OUT=` then, are not recorded (`nf_log_dump_packet_common`).
+//! Where a bridge hands its packets to the IP tables the kernel adds its ports, `PHYSIN=` and `PHYSOUT=`
+//! (`nf_log_dump_packet_common`).
 
 mod ipv4;
 mod ipv6;
@@ -38,7 +38,7 @@ const DEVICE_TYPE_SIT: u16 = 776;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cut {
     /// The line stops after `OUT=`.
-    #[error("a bridge handed the packet over, and its devices, which the kernel logs, were not recorded")]
+    #[error("the bridge port that the packet came in by, which the kernel logs, is gone")]
     Bridge,
     /// The line stops after `MAC=`.
     #[error("the link-layer header that the kernel logs was not recorded")]
@@ -135,15 +135,32 @@ impl Log<'_> {
             name(traversal.in_device.as_ref()),
             name(traversal.out_device.as_ref())
         ));
-        if traversal.bridged {
-            return Err(Cut::Bridge);
-        }
+        self.port("PHYSIN", traversal.port_in.as_ref(), traversal.in_device.as_ref())?;
+        self.port(
+            "PHYSOUT",
+            traversal.port_out.as_ref(),
+            traversal.out_device.as_ref(),
+        )?;
         if traversal.in_device.is_some() {
             self.link_header()?;
         }
         match traversal.family {
             Family::Ipv4 => self.ipv4(0),
             Family::Ipv6 => self.ipv6(0),
+        }
+    }
+
+    /// A port of the bridge that handed the packet to the IP tables, where it is not the device itself.
+    fn port(&mut self, field: &str, port: Option<&Device>, device: Option<&Device>) -> Result<(), Cut> {
+        match port {
+            Some(port) if device.is_none_or(|device| device.ifindex != port.ifindex) => {
+                if port.name.is_empty() {
+                    return Err(Cut::Bridge);
+                }
+                self.add(format_args!("{field}={} ", port.name));
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 

@@ -12,6 +12,7 @@ use std::ffi::{c_int, c_void};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
 use std::iter;
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::net::if_::if_indextoname;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 use thiserror::Error;
@@ -279,6 +281,13 @@ impl Netns {
             }
             Ok(all)
         })
+    }
+
+    /// Name of the network device with this index; `None` if there is none.
+    #[must_use]
+    pub fn device_name(&self, ifindex: NonZeroU32) -> Option<String> {
+        let name = self.enter(|| Ok(if_indextoname(ifindex.get()).ok()));
+        Some(name.ok()??.to_string_lossy().into_owned())
     }
 
     /// Reads one table; `None` if it does not exist in the namespace.

@@ -354,13 +354,25 @@ fn a_link_header_is_as_long_as_those_of_the_device() {
 }
 
 #[test]
-fn a_bridged_packet_is_not_logged_without_its_devices() {
+fn the_ports_of_a_bridge_are_logged_where_they_are_not_the_devices() {
     let mut bridged = record(2, &ipv4(17, &[0; 8]));
-    bridged.flags = flags::BRIDGED;
-    assert_eq!(
-        written(&bridged),
-        ("TRACE: filter:INPUT:rule:1 IN= OUT= ".into(), Err(Cut::Bridge))
+    set_in_device(&mut bridged, "cni0");
+    bridged.port_in_ifindex = 7;
+    bridged.port_in[..5].copy_from_slice(b"veth1");
+    bridged.port_out_ifindex = 8;
+    bridged.port_out[..5].copy_from_slice(b"veth2");
+    let (text, result) = written(&bridged);
+    assert_eq!(result, Ok(()));
+    assert!(
+        text.contains(" IN=cni0 OUT= PHYSIN=veth1 PHYSOUT=veth2 MAC= SRC="),
+        "{text}"
     );
+    // The same device.
+    bridged.port_in_ifindex = bridged.in_ifindex;
+    assert!(written(&bridged).0.contains(" OUT= PHYSOUT=veth2 "));
+    // A port that only has an index.
+    bridged.port_out[..5].fill(0);
+    assert_eq!(written(&bridged).1, Err(Cut::Bridge));
 }
 
 #[test]
