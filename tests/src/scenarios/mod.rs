@@ -17,6 +17,7 @@ use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
 
 use crate::netns;
+use crate::tracer::ProbesSkipped;
 
 /// All of them, in the order in which they run.
 #[must_use]
@@ -41,9 +42,21 @@ pub fn all() -> Vec<Trial> {
     .collect()
 }
 
+/// Times a scenario is played in which the kernel skips probes.
+const PLAYED_MAX: u32 = 4;
+
 /// A test that runs in a network namespace of its own.
 fn trial(name: &str, body: fn() -> Result<()>) -> Trial {
     Trial::test(name, move || {
-        netns::isolated(body).map_err(|error| Failed::from(format!("{error:#}")))
+        let mut played = 1;
+        loop {
+            match netns::isolated(body) {
+                Err(error) if error.is::<ProbesSkipped>() && played < PLAYED_MAX => {
+                    eprintln!("playing it again: {error}");
+                    played += 1;
+                }
+                result => return result.map_err(|error| Failed::from(format!("{error:#}"))),
+            }
+        }
     })
 }
