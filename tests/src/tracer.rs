@@ -256,16 +256,14 @@ impl Report {
     /// When something was.
     pub fn whole(self) -> Result<Vec<Line>> {
         let summary = self.summary()?;
-        // The end of a packet that was not seen takes no line away.
-        let losses = summary
-            .losses
-            .iter()
-            .filter(|(_, what)| !what.contains("ends of packets"));
-        for (count, what) in losses {
-            if what.starts_with("probe runs skipped by the kernel") {
-                bail!(ProbesSkipped(*count));
-            }
+        let is_skip = |what: &str| what.starts_with("probe runs skipped by the kernel");
+        if summary.losses.iter().any(|(_, what)| !is_skip(what)) {
             bail!("tracer lost something: {}", self.said);
+        }
+        // The end of a packet that was not seen takes no line away.
+        let takes_lines = |(_, what): &&(u64, String)| !what.contains("ends of packets");
+        if let Some((count, _)) = summary.losses.iter().find(takes_lines) {
+            bail!(ProbesSkipped(*count));
         }
         if let Some(line) = self.lines.iter().find(|line| !line.remarks.is_empty()) {
             bail!("tracer shows a gap: {}", line.text);
