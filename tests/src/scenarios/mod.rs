@@ -1,20 +1,38 @@
 //! The tests that run in every guest. A scenario is a function that gets a fresh network namespace.
 
+mod concurrency;
+mod ends;
+mod fields;
+mod follow;
 mod ground;
+mod loss;
+mod nested;
 mod nodeport;
+mod oracle;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
 
 use crate::netns;
 
-/// All of them.
+/// All of them, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Trial> {
-    [ground::trials(), nodeport::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        ends::first_trials(),
+        ground::trials(),
+        nodeport::trials(),
+        oracle::trials(),
+        nested::trials(),
+        follow::trials(),
+        fields::trials(),
+        loss::trials(),
+        concurrency::trials(),
+        ends::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// A test that runs in a network namespace of its own.

@@ -141,7 +141,8 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
                 let mut ready = ready.context("failed to watch: ring buffer")?;
                 match show.drain(ready.get_inner_mut())? {
                     Drained::Empty => ready.clear_ready(),
-                    Drained::More => {}
+                    // Signals and time reach us only when we yield, and a flood of records never lets us wait.
+                    Drained::More => tokio::task::yield_now().await,
                     Drained::Ended(end) => break end,
                 }
             }
