@@ -12,6 +12,7 @@ pub mod neighbours;
 pub mod netns;
 pub mod node;
 pub mod oracle;
+pub mod random;
 pub mod ruleset;
 pub mod scenarios;
 pub mod trace_log;

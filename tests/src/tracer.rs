@@ -45,6 +45,45 @@ impl Tracer {
     ///
     /// When it ends instead; the error holds what it said.
     pub fn start(arguments: &str) -> Result<Self> {
+        let mut tracer = Self::launch(arguments)?;
+        tracer.wait_until_ready()?;
+        Ok(tracer)
+    }
+
+    /// Starts one for each line of arguments. Most of what a start takes is waiting for the kernel, so a few
+    /// start at a time.
+    ///
+    /// # Errors
+    ///
+    /// When any of them ends instead.
+    pub fn start_all(arguments: &[String]) -> Result<Vec<Self>> {
+        const AT_A_TIME: usize = 4;
+
+        let mut tracers = Vec::new();
+        for some in arguments.chunks(AT_A_TIME) {
+            let first = tracers.len();
+            for arguments in some {
+                tracers.push(Self::launch(arguments)?);
+            }
+            tracers[first..].iter_mut().try_for_each(Self::wait_until_ready)?;
+        }
+        Ok(tracers)
+    }
+
+    /// Ends them all as `^C` does, once every packet has gone its way, and returns what each showed.
+    ///
+    /// # Errors
+    ///
+    /// When one does not end, or fails.
+    pub fn stop_all(tracers: Vec<Self>) -> Result<Vec<Report>> {
+        traffic::settle()?;
+        tracers
+            .iter()
+            .try_for_each(|tracer| tracer.signal(Signal::SIGINT))?;
+        tracers.into_iter().map(Self::wait).collect()
+    }
+
+    fn launch(arguments: &str) -> Result<Self> {
         let files = tempfile::tempdir().context("failed to create directory for output")?;
         let create = |name: &str| {
             let path = files.path().join(name);
@@ -61,23 +100,26 @@ impl Tracer {
             .stderr(create("stderr")?)
             .spawn()
             .context("failed to start: tracer")?;
-        let mut tracer = Self {
+        Ok(Self {
             process: Running(child),
             files,
-        };
+        })
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let ready = self.ready_file();
         wait::until("tracer to be ready", || {
             if ready.exists() {
                 return Ok(true);
             }
-            match tracer.process.0.try_wait().context("failed to wait for tracer")? {
+            match self.process.0.try_wait().context("failed to wait for tracer")? {
                 // With --count or --duration it may be through already.
                 Some(status) if !status.success() => {
-                    bail!("failed to start: tracer: {status}: {}", tracer.said()?)
+                    bail!("failed to start: tracer: {status}: {}", self.said()?)
                 }
                 ended => Ok(ended.is_some()),
             }
-        })?;
-        Ok(tracer)
+        })
     }
 
     /// Its process id.

@@ -6,15 +6,14 @@ mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::UdpSocket;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::command;
-use crate::neighbours::{FAMILIES, Family, NODE, Neighbours, RIGHT};
+use crate::neighbours::{Family, NODE, Neighbours, RIGHT};
 use crate::trace_log::{self, TraceLog};
 use crate::tracer::{Endpoint, Line, THIS_NETNS, Tracer};
-use crate::traffic::{self, Place};
+use crate::traffic;
 use rules::Rules;
 
 /// What tells the packets of a scenario apart, and what NAT leaves alone.
@@ -81,9 +80,6 @@ impl fmt::Display for Step {
     }
 }
 
-/// The port of the datagram that ends a comparison; nothing listens there and no rule may look at it.
-const LAST_PORT: u16 = 9;
-
 /// The TRACE rules that every ruleset to be compared begins its raw table with.
 pub const TRACE_RULES: &str = "-A PREROUTING -j TRACE\n-A OUTPUT -j TRACE\n";
 
@@ -115,30 +111,10 @@ pub fn compare(traffic: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<()
     traffic::stay_on_processor(0)?;
     let mut log = TraceLog::from_now()?;
     traffic(&mut || log.lines().map(drop))?;
-    end(&mut log)?;
+    traffic::settle()?;
     let logged = logged::traversals(log.lines()?, &rules)?;
     let shown = shown(tracer)?;
     same(&logged, &shown)
-}
-
-/// Sends a last datagram over loopback for each family and waits until the kernel has logged the end of its way.
-fn end(log: &mut TraceLog) -> Result<()> {
-    for family in FAMILIES
-        .into_iter()
-        .filter(|family| rules::has_table(*family, "raw"))
-    {
-        let sender: UdpSocket = Place::Here.udp(family.loopback(), 0)?;
-        let port = sender
-            .local_addr()
-            .context("failed to read address")?
-            .port()
-            .to_string();
-        traffic::send(&sender, (family.loopback(), LAST_PORT).into(), 1)?;
-        log.wait_for("last packet", |line| {
-            line.chain == "PREROUTING" && line.field("SPT") == Some(&port) && line.kind == "policy"
-        })?;
-    }
-    Ok(())
 }
 
 fn shown(tracer: Tracer) -> Result<Vec<(u64, Identity, Step)>> {

@@ -31,10 +31,6 @@ fn tables(family: Family) -> Result<Vec<String>> {
     }
 }
 
-pub(super) fn has_table(family: Family, table: &str) -> bool {
-    tables(family).is_ok_and(|tables| tables.iter().any(|name| name == table))
-}
-
 impl Rules {
     pub(super) fn of_this_namespace() -> Result<Self> {
         let mut rules = Self::default();

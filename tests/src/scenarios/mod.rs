@@ -3,12 +3,14 @@
 mod concurrency;
 mod ends;
 mod fields;
+mod filters;
 mod follow;
 mod ground;
 mod loss;
 mod nested;
 mod nodeport;
 mod oracle;
+mod random;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -23,8 +25,10 @@ pub fn all() -> Vec<Trial> {
         ground::trials(),
         nodeport::trials(),
         oracle::trials(),
+        random::trials(),
         nested::trials(),
         follow::trials(),
+        filters::trials(),
         fields::trials(),
         loss::trials(),
         concurrency::trials(),
