@@ -33,8 +33,16 @@ pub struct Offsets {
     pub skb_mark: u32,
     /// `sk_buff.sk`
     pub skb_sk: u32,
+    /// `sk_buff.dev`
+    pub skb_dev: u32,
+    /// `sk_buff.active_extensions`; [`ABSENT`] without `CONFIG_SKB_EXTENSIONS`
+    pub skb_active_extensions: u32,
     /// `sk_buff._nfct`; [`ABSENT`] without `CONFIG_NF_CONNTRACK`
     pub skb_nfct: u32,
+
+    /// Bit of `active_extensions` that a bridge sets: 1 << `SKB_EXT_BRIDGE_NF`; [`ABSENT`] without
+    /// `CONFIG_BRIDGE_NETFILTER`
+    pub bridge_extension_bit: u32,
 
     /// `nf_hook_state.hook`
     pub state_hook: u32,
@@ -107,7 +115,10 @@ impl Offsets {
         skb_mac_header: ABSENT,
         skb_mark: ABSENT,
         skb_sk: ABSENT,
+        skb_dev: ABSENT,
+        skb_active_extensions: ABSENT,
         skb_nfct: ABSENT,
+        bridge_extension_bit: ABSENT,
         state_hook: ABSENT,
         state_in: ABSENT,
         state_out: ABSENT,
@@ -135,4 +146,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 36 * 4);
+const _: () = assert!(size_of::<Offsets>() == 39 * 4);

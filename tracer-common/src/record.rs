@@ -102,6 +102,8 @@ pub mod flags {
     pub const NOT_FOLLOWED: u32 = 1 << 6;
     /// More functions were called than the record has room for.
     pub const OBSERVED_CUT: u32 = 1 << 7;
+    /// A bridge handed the packet to the IP tables (`br_netfilter`).
+    pub const BRIDGED: u32 = 1 << 9;
     /// `generation` may not be what the kernel used: the table was replaced meanwhile, or there were too many
     /// to know them all.
     pub const GENERATION_UNSURE: u32 = 1 << 8;
@@ -155,15 +157,16 @@ pub struct Traversal {
     pub conntrack_status: u32,
     /// `nf_conn.mark`.
     pub conntrack_mark: u32,
-    /// `ARPHRD_*` type of the in device.
-    pub in_device_type: u16,
-    /// `net_device.hard_header_len` of the in device.
-    pub in_hard_header_len: u16,
+    /// `ARPHRD_*` type of `skb->dev`, zero without one: mostly the in device, but the out device at POSTROUTING.
+    pub device_type: u16,
+    /// `net_device.hard_header_len` of `skb->dev`.
+    pub hard_header_len: u16,
     /// Entries used in `observed`. The record is sent without the others.
     pub observed_len: u32,
     /// Bytes used in `headers`.
     pub headers_len: u16,
-    /// Bytes used in `link_header`: from `sk_buff.mac_header` to the network header.
+    /// Bytes used in `link_header`: `hard_header_len` where the packet has a link-layer header, as far as there is
+    /// room.
     pub link_header_len: u16,
     /// `AF_INET` 2 or `AF_INET6` 10.
     pub family: u8,
@@ -180,7 +183,8 @@ pub struct Traversal {
     pub in_device: [u8; IFNAME_LEN],
     /// Name of the out device.
     pub out_device: [u8; IFNAME_LEN],
-    /// The link-layer header the packet came with.
+    /// What lies at `sk_buff.mac_header`, where that is set and is not the network header: the link-layer header
+    /// that the packet came with, or whatever a tunnel left there.
     pub link_header: [u8; LINK_HEADER_LEN_MAX],
     /// The packet from its network header on.
     pub headers: [u8; HEADERS_LEN_MAX],

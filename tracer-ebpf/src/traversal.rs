@@ -84,6 +84,7 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
         fill_devices(frame, arguments.state),
         fill_packet(frame, Skb(arguments.skb), network_header),
         fill_link_header(frame, Skb(arguments.skb)),
+        fill_bridge(frame, Skb(arguments.skb)),
         fill_conntrack(frame, arguments.skb),
         fill_owner(frame, arguments.skb, net),
     ] {
@@ -128,8 +129,6 @@ fn fill_devices(frame: &mut Traversal, state: u64) -> Result<(), Gap> {
         (read(state, offset!(state_in))?, read(state, offset!(state_out))?);
     if device_in != 0 {
         frame.in_ifindex = read(device_in, offset!(device_ifindex))?;
-        frame.in_device_type = read(device_in, offset!(device_type))?;
-        frame.in_hard_header_len = read(device_in, offset!(device_hard_header_len))?;
         frame.in_device = read::<[u8; IFNAME_LEN]>(device_in, offset!(device_name))?;
     }
     if device_out != 0 {
@@ -151,14 +150,34 @@ fn fill_packet(frame: &mut Traversal, skb: Skb, network_header: u64) -> Result<(
     Ok(())
 }
 
+/// What `dump_mac_header` (`net/netfilter/nf_log_syslog.c`) reads.
 #[inline(always)]
 fn fill_link_header(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
-    let (address, len) = skb.link_header()?;
-    // A longer one is no header of a device that IP runs over; its length still tells.
-    if len != 0 && len as usize <= LINK_HEADER_LEN_MAX {
-        copy(address, 0, &mut frame.link_header)?;
+    let device: u64 = read(skb.0, offset!(skb_dev))?;
+    if device == 0 {
+        return Ok(());
     }
-    frame.link_header_len = len;
+    frame.device_type = read(device, offset!(device_type))?;
+    frame.hard_header_len = read(device, offset!(device_hard_header_len))?;
+    if let Some(header) = skb.link_header()? {
+        // All there is room for, which may be more than the header: the length says what belongs to it.
+        copy(header, 0, &mut frame.link_header)?;
+        frame.link_header_len = frame.hard_header_len.min(LINK_HEADER_LEN_MAX as u16);
+    }
+    Ok(())
+}
+
+/// A bridge keeps what it knows of a packet in an extension of the `sk_buff` (`nf_bridge_info_get`,
+/// `include/linux/netfilter_bridge.h`).
+#[inline(always)]
+fn fill_bridge(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
+    if offset!(skb_active_extensions) == ABSENT || offset!(bridge_extension_bit) == ABSENT {
+        return Ok(());
+    }
+    let active: u8 = read(skb.0, offset!(skb_active_extensions))?;
+    if u32::from(active) & offset!(bridge_extension_bit) != 0 {
+        frame.flags |= flags::BRIDGED;
+    }
     Ok(())
 }
 

@@ -291,14 +291,15 @@ pub struct Traversal {
     pub owner: Option<Owner>,
     /// Length from the network header to the end.
     pub packet_len: u32,
-    /// `ARPHRD_*` type of the in device.
-    pub in_device_type: u16,
-    /// Bytes that the in device's link-layer headers have (`net_device.hard_header_len`).
-    pub in_hard_header_len: u16,
-    /// The link-layer header that the packet came with; empty where there is none.
+    /// `ARPHRD_*` type of `skb->dev`, zero without one: mostly the in device, but the out device at POSTROUTING.
+    pub device_type: u16,
+    /// Bytes that its link-layer headers have (`net_device.hard_header_len`).
+    pub hard_header_len: u16,
+    /// So many bytes of the link-layer header that the packet came with, or of what a tunnel left there, as far as
+    /// they were recorded; empty where there is none.
     pub link_header: Vec<u8>,
-    /// Its length, also where it was too long to be copied: `link_header` is zeros then.
-    pub link_header_len: u16,
+    /// Whether a bridge handed the packet to the IP tables. It knows two more devices, which are not recorded.
+    pub bridged: bool,
     /// The start of the packet from the network header on.
     pub headers: Vec<u8>,
     /// Whether more of the headers lies in memory that is not linear, and so was not copied.
@@ -365,10 +366,10 @@ impl Traversal {
                 gid: record.gid,
             }),
             packet_len: record.packet_len,
-            in_device_type: record.in_device_type,
-            in_hard_header_len: record.in_hard_header_len,
+            device_type: record.device_type,
+            hard_header_len: record.hard_header_len,
             link_header: prefix(&record.link_header, record.link_header_len),
-            link_header_len: record.link_header_len,
+            bridged: has(flags::BRIDGED),
             headers: prefix(&record.headers, record.headers_len),
             headers_cut: has(flags::HEADERS_NOT_LINEAR),
             observed: record.observed[..record.observed_len as usize].to_vec(),

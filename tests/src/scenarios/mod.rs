@@ -11,6 +11,7 @@ mod nested;
 mod nodeport;
 mod oracle;
 mod random;
+mod rules;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Trial> {
         ends::first_trials(),
         ground::trials(),
         nodeport::trials(),
+        rules::trials(),
         oracle::trials(),
         random::trials(),
         nested::trials(),

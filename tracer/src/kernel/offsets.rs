@@ -137,6 +137,7 @@ const REQUIRED: &[(&str, &str, Field)] = &[
     ("sk_buff", "mac_header", |o| &mut o.skb_mac_header),
     ("sk_buff", "mark", |o| &mut o.skb_mark),
     ("sk_buff", "sk", |o| &mut o.skb_sk),
+    ("sk_buff", "dev", |o| &mut o.skb_dev),
     ("nf_hook_state", "hook", |o| &mut o.state_hook),
     ("nf_hook_state", "in", |o| &mut o.state_in),
     ("nf_hook_state", "out", |o| &mut o.state_out),
@@ -157,6 +158,10 @@ const REQUIRED: &[(&str, &str, Field)] = &[
 
 /// Members that depend on the kernel's configuration, and the module whose BTF may describe the type.
 const OPTIONAL: &[(&str, &str, &[&str], Field)] = &[
+    // CONFIG_SKB_EXTENSIONS
+    ("sk_buff", "active_extensions", &[], |o| {
+        &mut o.skb_active_extensions
+    }),
     // CONFIG_NF_CONNTRACK
     ("sk_buff", "_nfct", &[], |o| &mut o.skb_nfct),
     ("nf_conn", "status", &["nf_conntrack"], |o| {
@@ -263,6 +268,12 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
             (offset, origin) => (offset?, origin),
         };
         *field(&mut offsets) = note(structure, path, Some(offset), origin);
+    }
+
+    // `enum skb_ext_id` begins with `SKB_EXT_BRIDGE_NF` where the kernel has the struct (`CONFIG_BRIDGE_NETFILTER`,
+    // `include/linux/skbuff.h`).
+    if vmlinux.member("nf_bridge_info", "physoutdev").is_ok() {
+        offsets.bridge_extension_bit = 1 << 0;
     }
 
     let (signature, signature_origin) = signature(vmlinux, modules)?;
@@ -379,10 +390,13 @@ pub(crate) mod tests {
                 "mac_header",
                 "mark",
                 "sk",
+                "dev",
+                "active_extensions",
                 "_nfct",
             ],
         );
         simple("nf_hook_state", &["hook", "in", "out", "net"]);
+        simple("nf_bridge_info", &["physindev", "physoutdev"]);
         simple("net_device", &["name", "ifindex", "type", "hard_header_len"]);
         simple("socket", &["file"]);
         simple("file", &["f_cred"]);
@@ -475,7 +489,8 @@ pub(crate) mod tests {
         .unwrap();
         let text = format!("{:?}", resolved.offsets);
         assert!(!text.contains(&ABSENT.to_string()), "{text}");
-        assert_eq!(resolved.sources.len() + 3, size_of::<Offsets>() / 4);
+        // The arguments and the bridge's bit are no members.
+        assert_eq!(resolved.sources.len() + 4, size_of::<Offsets>() / 4);
         assert_eq!(resolved.offsets.net_inum, 48);
         assert_eq!(resolved.offsets.sock_net, 56);
         assert_eq!(

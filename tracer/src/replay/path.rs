@@ -45,6 +45,12 @@ pub enum Reason {
     /// The record has gaps of its own.
     #[error("kernel memory could not be read while the packet was recorded")]
     RecordIncomplete,
+    /// The table was replaced while the packet went through it, or there were too many tables to be sure.
+    #[error("the rules may have been replaced while the packet went through them")]
+    RulesUnsure,
+    /// More had to be observed than a record holds.
+    #[error("more functions were called than a record has room for")]
+    ObservationsCut,
     /// The table is not the one that the record is about.
     #[error("the rules are those of another table")]
     OtherTable,

@@ -91,13 +91,13 @@ impl<'a> Walk<'a> {
 
     /// Walks to the end: the verdict, and whether what is known of the end fits.
     fn run(mut self) -> Result<(Verdict, Result<(), Reason>), Reason> {
-        let verdict = self.to_verdict()?;
+        let verdict = self.end()?;
         let fits = self.check(verdict);
         Ok((verdict, fits))
     }
 
     /// The loop of `ipt_do_table`.
-    fn to_verdict(&mut self) -> Result<Verdict, Reason> {
+    fn end(&mut self) -> Result<Verdict, Reason> {
         let table = self.table;
         // `jumpstack`
         let mut jumps: Vec<usize> = Vec::new();
@@ -175,13 +175,19 @@ impl<'a> Walk<'a> {
                 observed: self.traversal.verdict,
             });
         }
-        match self.traversal.mark_after {
-            Some(observed) if self.knows_mark && observed != self.view.mark => Err(Reason::Mark {
+        if let Some(observed) = self.traversal.mark_after
+            && self.knows_mark
+            && observed != self.view.mark
+        {
+            return Err(Reason::Mark {
                 replayed: self.view.mark,
                 observed,
-            }),
-            _ => Ok(()),
+            });
         }
+        if self.traversal.generation_unsure {
+            return Err(Reason::RulesUnsure);
+        }
+        Ok(())
     }
 
     /// The index of the rule that begins at an offset.
@@ -192,12 +198,12 @@ impl<'a> Walk<'a> {
             .map_err(|_| Reason::NoRule(offset))
     }
 
-    /// The index of the rule after another one.
+    /// The index of the rule after another one: the next, for the blob has no gaps.
     fn rule_after(&self, at: usize) -> Result<usize, Reason> {
         let next = self.table.rules[at].next;
         match self.table.rules.get(at + 1) {
             Some(rule) if rule.offset == next => Ok(at + 1),
-            _ => self.rule_at(next),
+            _ => Err(Reason::NoRule(next)),
         }
     }
 
@@ -384,6 +390,7 @@ impl<'a> Walk<'a> {
     fn need_no_observation(&self, at: Place<'_>) -> Result<(), Reason> {
         match (purity(at.extension, self.table), self.observed.as_slice().first()) {
             (Purity::Pure, _) => Ok(()),
+            (Purity::Observed, None) if self.traversal.observed_cut => Err(Reason::ObservationsCut),
             (Purity::Observed, None) => Err(at.not_observed()),
             (Purity::Observed, Some(next)) => Err(Reason::OutOfPlace {
                 rule: at.rule.offset,

@@ -191,6 +191,8 @@ impl Netns {
     /// The namespace of an inode number, which is all that a packet's record has: looked for among those that
     /// have a name in `/run/netns` and those of processes and threads. `None` if it is not there, for example
     /// because it is gone.
+    ///
+    /// In the worst case it looks at every thread of the machine, so keep what it finds.
     #[must_use]
     pub fn by_inode(inode: u32) -> Option<Self> {
         find(Path::new("/"), u64::from(inode)).find_map(|path| {
@@ -240,7 +242,8 @@ impl Netns {
         &self.name
     }
 
-    /// Reads all legacy tables that exist in the namespace, those of IPv4 first.
+    /// Reads all legacy tables that exist in the namespace, those of IPv4 first; none if the modules are not
+    /// loaded.
     ///
     /// A table can be replaced by one of the very same size while it is read, which cannot be seen from here;
     /// who needs to know compares the address of its `xt_table_info` before and after.
