@@ -33,6 +33,9 @@ use crate::traversal::Family;
 const ATTEMPTS_MAX: u32 = 16;
 /// Tables that a namespace can have; the kernel knows five of each family.
 const TABLES_MAX: usize = 32;
+/// Questions that the kernel answered for a table that was read, each of which looks the table up: its layout, its
+/// rules, its layout again. Only if they all met the same rules it is one and the same ruleset that was read.
+pub const QUESTIONS: u64 = 3;
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
 const GET_INFO: c_int = 64;
 /// `IPT_SO_GET_ENTRIES`, `IP6T_SO_GET_ENTRIES`
