@@ -1,5 +1,6 @@
 //! The tests that run in every guest. A scenario is a function that gets a fresh network namespace.
 
+mod calico;
 mod concurrency;
 mod ends;
 mod fields;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<Trial> {
         ends::first_trials(),
         ground::trials(),
         nodeport::trials(),
+        calico::trials(),
         rules::trials(),
         oracle::trials(),
         random::trials(),
