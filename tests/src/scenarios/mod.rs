@@ -12,6 +12,7 @@ mod nested;
 mod nodeport;
 mod oracle;
 mod random;
+mod replacement;
 mod rules;
 
 use anyhow::Result;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Trial> {
         fields::trials(),
         loss::trials(),
         concurrency::trials(),
+        replacement::trials(),
         ends::trials(),
     ]
     .into_iter()
