@@ -3,6 +3,7 @@
 //! The pieces call the real tools (`ip`, `iptables-legacy-restore`, …), as those are what a node uses.
 //! Nothing here sleeps for a guessed time: [`wait::until`] waits for a condition, within a limit.
 
+pub mod account;
 pub mod command;
 pub mod http;
 pub mod job;
@@ -18,4 +19,5 @@ pub mod scenarios;
 pub mod trace_log;
 pub mod tracer;
 pub mod traffic;
+pub mod twin;
 pub mod wait;

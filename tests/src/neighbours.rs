@@ -47,6 +47,15 @@ impl Family {
         }
     }
 
+    /// `ip`, for what does not name an address.
+    #[must_use]
+    pub fn ip(self) -> &'static str {
+        match self {
+            Self::V4 => "ip -4",
+            Self::V6 => "ip -6",
+        }
+    }
+
     /// The flag of `tracer trace`.
     #[must_use]
     pub fn flag(self) -> &'static str {

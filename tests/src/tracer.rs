@@ -148,6 +148,15 @@ impl Tracer {
         read(&self.files.path().join("stderr"))
     }
 
+    /// What it has written to standard output so far.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn shown(&self) -> Result<String> {
+        read(&self.files.path().join("stdout"))
+    }
+
     /// Bytes that it has written to standard output so far.
     ///
     /// # Errors
@@ -173,9 +182,19 @@ impl Tracer {
     ///
     /// When it does not end, or fails.
     pub fn stop(self) -> Result<Report> {
+        let Text { shown, said } = self.stop_as_text()?;
+        Report::read(&shown, said)
+    }
+
+    /// The same for formats other than `line`.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Tracer::stop`].
+    pub fn stop_as_text(self) -> Result<Text> {
         traffic::settle()?;
         self.signal(Signal::SIGINT)?;
-        self.wait()
+        self.wait_for_text()
     }
 
     /// Waits until it ends by itself and returns what it showed.
@@ -183,7 +202,12 @@ impl Tracer {
     /// # Errors
     ///
     /// When it does not end, or fails.
-    pub fn wait(mut self) -> Result<Report> {
+    pub fn wait(self) -> Result<Report> {
+        let Text { shown, said } = self.wait_for_text()?;
+        Report::read(&shown, said)
+    }
+
+    fn wait_for_text(mut self) -> Result<Text> {
         let code = self.wait_for_exit()?;
         ensure!(
             code == Some(exit::DONE),
@@ -191,7 +215,10 @@ impl Tracer {
             self.said()?
         );
         ensure!(!self.ready_file().exists(), "tracer left its ready file behind");
-        Report::read(&read(&self.files.path().join("stdout"))?, self.said()?)
+        Ok(Text {
+            shown: self.shown()?,
+            said: self.said()?,
+        })
     }
 
     /// Waits until it ends; its exit code, if it has one.
@@ -212,6 +239,15 @@ impl Tracer {
 
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("failed to read: {}", path.display()))
+}
+
+/// What a finished trace wrote.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// Standard output.
+    pub shown: String,
+    /// Standard error.
+    pub said: String,
 }
 
 /// What a finished trace showed.

@@ -52,6 +52,8 @@ pub struct TableRead {
     pub generation: Generation,
     /// How many tables the reader has looked up so far.
     pub lookups: u64,
+    /// How many of them, the last one among them, were this table with these rules, without another in between.
+    pub same: u64,
 }
 
 /// Length of a thread's name with its NUL: `TASK_COMM_LEN`, `include/linux/sched.h`.

@@ -67,13 +67,15 @@ pub(crate) fn looked_up(table: u64) {
         return;
     };
     // SAFETY: the map returned a valid, aligned pointer; there is one reader.
-    let lookups = unsafe { (*read).lookups } + 1;
+    let last = unsafe { *read };
+    let again = last.table == table && last.generation == generation;
     // SAFETY: as above.
     unsafe {
         *read = TableRead {
             table,
             generation,
-            lookups,
+            lookups: last.lookups + 1,
+            same: if again { last.same + 1 } else { 1 },
         }
     };
 }

@@ -227,6 +227,9 @@ fn guest(lab: &Lab, kernel: &Kernel, filter: Option<&str>, args: &Args) -> (Tall
     job.argv.extend(args.exact.then(|| "--exact".into()));
     job.env
         .push(("TRACER_TEST_KERNEL".into(), kernel.release.clone().into()));
+    // What a scenario lets its user set.
+    let settings = env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TRACER_TEST_"));
+    job.env.extend(settings);
     let started = Instant::now();
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     let result = lab.run(

@@ -1,5 +1,6 @@
 //! The tests that run in every guest. A scenario is a function that gets a fresh network namespace.
 
+mod calico;
 mod concurrency;
 mod ends;
 mod fields;
@@ -11,6 +12,7 @@ mod nested;
 mod nodeport;
 mod oracle;
 mod random;
+mod replacement;
 mod rules;
 
 use anyhow::Result;
@@ -26,6 +28,7 @@ pub fn all() -> Vec<Trial> {
         ends::first_trials(),
         ground::trials(),
         nodeport::trials(),
+        calico::trials(),
         rules::trials(),
         oracle::trials(),
         random::trials(),
@@ -35,6 +38,7 @@ pub fn all() -> Vec<Trial> {
         fields::trials(),
         loss::trials(),
         concurrency::trials(),
+        replacement::trials(),
         ends::trials(),
     ]
     .into_iter()

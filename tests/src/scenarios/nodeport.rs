@@ -1,48 +1,155 @@
-//! The `NodePort` case: a request from the node itself to a pod on another node.
+//! The `NodePort` cases: requests to a service of a node, from the node itself and from outside.
 
-use anyhow::{Result, ensure};
+use std::net::IpAddr;
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
 use super::trial;
-use crate::command::run;
+use crate::account::{Seen, Selection, packets, published, same_as_published};
+use crate::neighbours::Family;
 use crate::node;
-use crate::trace_log::{self, Line, TraceLog};
+use crate::node::outside::outside;
+use crate::ruleset;
+use crate::trace_log::Line;
+use crate::tracer::Tracer;
+use crate::traffic::stay_on_processor;
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "nodeport::kernel_logs_the_published_path",
-        kernel_logs_the_published_path,
-    )]
+    vec![
+        trial("paths::nodeport::local", || local(Family::V4)),
+        trial("paths::nodeport::local_v6", || local(Family::V6)),
+        trial("paths::nodeport::from_outside", from_outside),
+        trial("paths::nodeport::as_a_tree", as_a_tree),
+    ]
 }
 
-/// How many steps the case shows for the first packet of the connection.
-const SYN_STEPS: usize = 19;
+/// How many steps the case shows for the first packet of the connection, for the same when it had to be sent again,
+/// and for each later one.
+const FIRST: usize = 19;
+const AGAIN: usize = 8;
+const LATER: usize = 6;
 
-fn kernel_logs_the_published_path() -> Result<()> {
-    let node = node::nodeport()?;
-    trace_log::enable()?;
-    run("iptables-legacy -t raw -A OUTPUT -p tcp --dport 32275 -j TRACE")?;
-    let mut log = TraceLog::from_now()?;
-    node.get_page()?;
-    let lines = log.lines()?;
-    let syn: Vec<String> = lines
-        .iter()
-        .filter(|line| line.has("SYN") && !line.has("ACK"))
-        .map(Line::step)
-        .collect();
+/// The published case, packet by packet: the pod is slow, so the first packet is sent twice. What comes back is not
+/// published, but it is compared with TRACE all the same.
+fn local(family: Family) -> Result<()> {
+    stay_on_processor(0)?;
+    let node = node::nodeport_of(family)?;
+    let selection = Selection {
+        family,
+        matches: "-p tcp",
+        filter: "--proto tcp",
+    };
+    selection.log()?;
+    let lines = selection.compare(|log| {
+        node.silence()?;
+        thread::scope(|scope| {
+            let page = scope.spawn(|| node.get_page());
+            log.wait_for("first packet", |line| {
+                line.step() == "nat:KUBE-POSTROUTING:rule:1"
+            })?;
+            node.wake()?;
+            page.join().ok().context("panic while getting the page")?
+        })
+    })?;
+
+    let published = published("nodeport-local.log")?;
+    let expected = packets(&published);
+    let lens: Vec<usize> = expected.iter().map(Vec::len).collect();
     ensure!(
-        syn.len() == SYN_STEPS,
-        "{} steps instead of {SYN_STEPS}: {syn:#?}",
-        syn.len()
+        lens == [FIRST, AGAIN, LATER, LATER, LATER, LATER, LATER],
+        "the published case has packets of {lens:?} steps"
+    );
+    let (requests, replies): (Vec<Line>, Vec<Line>) =
+        lines.into_iter().partition(|line| line.field("IN") == Some(""));
+    is_changed_back(&replies, node.address().ip())?;
+    let seen = packets(&requests);
+    ensure!(seen.len() >= 5, "only {} packets: {seen:#?}", seen.len());
+    for (index, packet) in seen.iter().enumerate() {
+        // How many times it was sent again depends on how long the pod took.
+        let expected = match index {
+            0 | 1 => &expected[index],
+            _ if *packet == expected[1] => continue,
+            _ => &expected[2],
+        };
+        same_packet(packet, expected)?;
+    }
+    Ok(())
+}
+
+fn same_packet(seen: &[Seen], published: &[Seen]) -> Result<()> {
+    ensure!(seen == published, "seen: {seen:#?}\npublished: {published:#?}");
+    Ok(())
+}
+
+fn from_outside() -> Result<()> {
+    stay_on_processor(0)?;
+    let node = outside()?;
+    let selection = Selection {
+        family: Family::V4,
+        matches: "-p tcp --dport 32741",
+        filter: "--proto tcp --dport 32741",
+    };
+    selection.log()?;
+    let lines = selection.compare(|_| node.get_page())?;
+    // What is published ends with the first step of the second packet.
+    let published = published("nodeport-from-outside.log")?;
+    same_as_published(&published, &lines[..published.len().min(lines.len())])
+}
+
+/// What comes back has its addresses changed back without any rule that says so.
+fn is_changed_back(reply: &[Line], node: IpAddr) -> Result<()> {
+    let at = |step: &str| reply.iter().find(|line| line.step() == step);
+    // When the addresses change is the kernel's business; that they do shows that this is a reply.
+    let (before, after) = (
+        at("raw:PREROUTING:policy:2").context("no reply came")?,
+        at("filter:INPUT:policy:4").context("no reply was let in")?,
     );
     ensure!(
-        syn.first().is_some_and(|step| step == "raw:OUTPUT:policy:2"),
-        "first: {syn:#?}"
-    );
-    ensure!(
-        syn.last()
-            .is_some_and(|step| step == "nat:KUBE-POSTROUTING:rule:1"),
-        "last: {syn:#?}"
+        before.field("DST") != after.field("DST") && addressed(after) == Some(node),
+        "not changed back:\n{}\n{}",
+        before.text,
+        after.text
     );
     Ok(())
+}
+
+fn addressed(line: &Line) -> Option<IpAddr> {
+    line.field("DST")?.parse().ok()
+}
+
+/// What a user sees of the first packet: every table, every rule with its text, every change.
+fn as_a_tree() -> Result<()> {
+    let node = node::nodeport()?;
+    let tracer = Tracer::start("--format tree --proto tcp --dport 32275")?;
+    node.get_page()?;
+    let text = tracer.stop_as_text()?;
+    let first: String = text
+        .shown
+        .lines()
+        .take_while(|line| !line.starts_with("#2 "))
+        .map(|line| line.to_owned() + "\n")
+        .collect();
+    let shown = without_accidents(&first)?;
+    let expected = ruleset::fixture("nodeport-local.tree")?;
+    ensure!(shown == expected, "tracer shows:\n{shown}");
+    Ok(())
+}
+
+/// A tree with names for what is another one each time: the port of the client, and the time, which stands before
+/// a table.
+fn without_accidents(tree: &str) -> Result<String> {
+    /// `11:49:28.577233`
+    const TIME_LEN: usize = 15;
+
+    let source = tree.split_whitespace().nth(2).context("no packet")?;
+    let (_, port) = source.rsplit_once(':').context("no port")?;
+    let line = |line: &str| match line.strip_prefix("  ") {
+        Some(table) if table.starts_with(|first: char| first.is_ascii_digit()) => {
+            format!("  TIME{}\n", table.get(TIME_LEN..).unwrap_or_default())
+        }
+        _ => line.replace(&format!(":{port} "), ":PORT ") + "\n",
+    };
+    Ok(tree.lines().map(line).collect())
 }

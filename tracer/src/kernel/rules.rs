@@ -8,9 +8,16 @@ use super::attach::{Attached, ExtensionKind};
 use crate::{
     explain::{Explainer, Rules, Source},
     replay::{self, Purity},
-    ruleset::{Extension, Labels, Table, Target, source::Netns, text::Texts},
+    ruleset::{
+        Extension, Labels, Table, Target,
+        source::{Netns, QUESTIONS},
+        text::Texts,
+    },
     traversal::Family,
 };
+
+/// Times that a table is read again because it was replaced meanwhile.
+const ATTEMPTS_MAX: u32 = 16;
 
 /// Reads rules while programs are attached.
 pub struct KernelRules {
@@ -56,13 +63,22 @@ impl KernelRules {
         name: &str,
     ) -> Result<(Generation, Rules), String> {
         let said = |error: &dyn std::fmt::Display| error.to_string();
-        let before = attached.table_read().map_err(|error| said(&error))?;
-        let table = netns.table(family, name).map_err(|error| said(&error))?;
-        let table = table.ok_or_else(|| format!("the table {name} is gone"))?;
-        let read = attached.table_read().map_err(|error| said(&error))?;
-        if read.lookups == before.lookups {
-            return Err("the kernel did not tell which rules were read".to_owned());
-        }
+        let mut attempts = 0..ATTEMPTS_MAX;
+        let (table, read) = loop {
+            let before = attached.table_read().map_err(|error| said(&error))?;
+            let table = netns.table(family, name).map_err(|error| said(&error))?;
+            let table = table.ok_or_else(|| format!("the table {name} is gone"))?;
+            let read = attached.table_read().map_err(|error| said(&error))?;
+            if read.lookups < before.lookups + QUESTIONS {
+                return Err("the kernel did not tell which rules were read".to_owned());
+            }
+            if read.same >= QUESTIONS {
+                break (table, read);
+            }
+            if attempts.next().is_none() {
+                return Err(format!("the table {name} was replaced each time it was read"));
+            }
+        };
         self.observe(attached, &table);
         let texts = if self.texts {
             texts(attached, netns, &table, &read)

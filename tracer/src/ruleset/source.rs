@@ -17,7 +17,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ use crate::traversal::Family;
 const ATTEMPTS_MAX: u32 = 16;
 /// Tables that a namespace can have; the kernel knows five of each family.
 const TABLES_MAX: usize = 32;
+/// Questions that the kernel answered for a table that was read, each of which looks the table up: its layout, its
+/// rules, its layout again. Only if they all met the same rules it is one and the same ruleset that was read.
+pub const QUESTIONS: u64 = 3;
 /// `IPT_SO_GET_INFO`, `IP6T_SO_GET_INFO`
 const GET_INFO: c_int = 64;
 /// `IPT_SO_GET_ENTRIES`, `IP6T_SO_GET_ENTRIES`
@@ -527,16 +530,21 @@ fn ask(socket: &OwnedFd, family: Family, option: c_int, question: &mut [u8]) -> 
     Errno::result(result).map(drop)
 }
 
-/// The program that prints legacy tables, if there is one.
+/// The program that prints legacy tables, if there is one. It is looked for once: rules that are replaced often
+/// leave no time for more.
 fn save_program(family: Family) -> Option<&'static str> {
-    let candidates = match family {
-        Family::Ipv4 => ["iptables-legacy-save", "iptables-save"],
-        Family::Ipv6 => ["ip6tables-legacy-save", "ip6tables-save"],
+    static FOUND: [OnceLock<Option<&str>>; 2] = [const { OnceLock::new() }; 2];
+
+    let (found, candidates) = match family {
+        Family::Ipv4 => (&FOUND[0], ["iptables-legacy-save", "iptables-save"]),
+        Family::Ipv6 => (&FOUND[1], ["ip6tables-legacy-save", "ip6tables-save"]),
     };
-    candidates.into_iter().find(|program| {
-        // "iptables-save v1.8.9 (legacy)"; before 1.8 there was no other kind.
-        let version = output(Command::new(program).arg("--version"));
-        version.is_ok_and(|version| version.contains(" v1.") && !version.contains("nf_tables"))
+    *found.get_or_init(|| {
+        candidates.into_iter().find(|program| {
+            // "iptables-save v1.8.9 (legacy)"; before 1.8 there was no other kind.
+            let version = output(Command::new(program).arg("--version"));
+            version.is_ok_and(|version| version.contains(" v1.") && !version.contains("nf_tables"))
+        })
     })
 }
 
