@@ -9,6 +9,7 @@ pub mod job;
 pub mod kmsg;
 pub mod netns;
 pub mod node;
+pub mod oracle;
 pub mod ruleset;
 pub mod scenarios;
 pub mod trace_log;
