@@ -3,13 +3,14 @@
 //! The pieces call the real tools (`ip`, `iptables-legacy-restore`, …), as those are what a node uses.
 //! Nothing here sleeps for a guessed time: [`wait::until`] waits for a condition, within a limit.
 
+pub mod campaign;
 pub mod command;
 pub mod http;
 pub mod job;
 pub mod kmsg;
 pub mod netns;
 pub mod node;
-pub mod oracle;
+
 pub mod ruleset;
 pub mod scenarios;
 pub mod trace_log;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use tests::oracle::{self, Campaign};
+use tests::campaign::{self, Campaign};
 
 /// The random oracle.
 #[derive(Parser)]
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         shrink: cli.shrink,
         verbose: cli.verbose,
     };
-    let outcome = match oracle::run(&campaign) {
+    let outcome = match campaign::run(&campaign) {
         Ok(outcome) => outcome,
         Err(error) => {
             eprintln!("{error:#}");
