@@ -7,11 +7,16 @@ pub mod campaign;
 pub mod command;
 pub mod http;
 pub mod job;
+pub mod kernel_state;
 pub mod kmsg;
+pub mod neighbours;
 pub mod netns;
 pub mod node;
-
+pub mod oracle;
+pub mod random;
 pub mod ruleset;
 pub mod scenarios;
 pub mod trace_log;
+pub mod tracer;
+pub mod traffic;
 pub mod wait;

@@ -33,8 +33,23 @@ pub struct Offsets {
     pub skb_mark: u32,
     /// `sk_buff.sk`
     pub skb_sk: u32,
+    /// `sk_buff.dev`
+    pub skb_dev: u32,
+    /// `sk_buff.active_extensions`; [`ABSENT`] without `CONFIG_SKB_EXTENSIONS`
+    pub skb_active_extensions: u32,
     /// `sk_buff._nfct`; [`ABSENT`] without `CONFIG_NF_CONNTRACK`
     pub skb_nfct: u32,
+
+    /// `sk_buff.extensions`
+    pub skb_extensions: u32,
+    /// `skb_ext.offset`
+    pub extension_offset: u32,
+    /// `nf_bridge_info.physindev`; [`ABSENT`] where the kernel keeps `physinif`
+    pub bridge_physindev: u32,
+    /// `nf_bridge_info.physinif` (6.8 and later, and stable kernels); [`ABSENT`] where it keeps `physindev`
+    pub bridge_physinif: u32,
+    /// `nf_bridge_info.physoutdev`; [`ABSENT`] without `CONFIG_BRIDGE_NETFILTER`
+    pub bridge_physoutdev: u32,
 
     /// `nf_hook_state.hook`
     pub state_hook: u32,
@@ -107,7 +122,14 @@ impl Offsets {
         skb_mac_header: ABSENT,
         skb_mark: ABSENT,
         skb_sk: ABSENT,
+        skb_dev: ABSENT,
+        skb_active_extensions: ABSENT,
         skb_nfct: ABSENT,
+        skb_extensions: ABSENT,
+        extension_offset: ABSENT,
+        bridge_physindev: ABSENT,
+        bridge_physinif: ABSENT,
+        bridge_physoutdev: ABSENT,
         state_hook: ABSENT,
         state_in: ABSENT,
         state_out: ABSENT,
@@ -135,4 +157,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 36 * 4);
+const _: () = assert!(size_of::<Offsets>() == 43 * 4);

@@ -147,6 +147,10 @@ pub struct Traversal {
     pub in_ifindex: u32,
     /// Interface index of the out device.
     pub out_ifindex: u32,
+    /// Interface index of the bridge port that the packet came in by, zero without one.
+    pub port_in_ifindex: u32,
+    /// Interface index of the bridge port that it leaves by.
+    pub port_out_ifindex: u32,
     /// `fsuid` of the owner of the socket, in the initial user namespace.
     pub uid: u32,
     /// `fsgid` of the owner of the socket.
@@ -155,15 +159,16 @@ pub struct Traversal {
     pub conntrack_status: u32,
     /// `nf_conn.mark`.
     pub conntrack_mark: u32,
-    /// `ARPHRD_*` type of the in device.
-    pub in_device_type: u16,
-    /// `net_device.hard_header_len` of the in device.
-    pub in_hard_header_len: u16,
+    /// `ARPHRD_*` type of `skb->dev`, zero without one: mostly the in device, but the out device at POSTROUTING.
+    pub device_type: u16,
+    /// `net_device.hard_header_len` of `skb->dev`.
+    pub hard_header_len: u16,
     /// Entries used in `observed`. The record is sent without the others.
     pub observed_len: u32,
     /// Bytes used in `headers`.
     pub headers_len: u16,
-    /// Bytes used in `link_header`: from `sk_buff.mac_header` to the network header.
+    /// Bytes used in `link_header`: `hard_header_len` where the packet has a link-layer header, as far as there is
+    /// room.
     pub link_header_len: u16,
     /// `AF_INET` 2 or `AF_INET6` 10.
     pub family: u8,
@@ -180,7 +185,12 @@ pub struct Traversal {
     pub in_device: [u8; IFNAME_LEN],
     /// Name of the out device.
     pub out_device: [u8; IFNAME_LEN],
-    /// The link-layer header the packet came with.
+    /// Name of the bridge port that the packet came in by; empty on kernels that keep only its index.
+    pub port_in: [u8; IFNAME_LEN],
+    /// Name of the bridge port that it leaves by.
+    pub port_out: [u8; IFNAME_LEN],
+    /// What lies at `sk_buff.mac_header`, where that is set and is not the network header: the link-layer header
+    /// that the packet came with, or whatever a tunnel left there.
     pub link_header: [u8; LINK_HEADER_LEN_MAX],
     /// The packet from its network header on.
     pub headers: [u8; HEADERS_LEN_MAX],
@@ -231,11 +241,11 @@ const _: () = assert!(size_of::<Observed>() == 16);
 const _: () = assert!(
     size_of::<Traversal>()
         == 8 * 8
-            + 14 * 4
+            + 16 * 4
             + 4 * 2
             + 8
             + TABLE_NAME_LEN
-            + 2 * IFNAME_LEN
+            + 4 * IFNAME_LEN
             + LINK_HEADER_LEN_MAX
             + HEADERS_LEN_MAX
             + OBSERVED_MAX * size_of::<Observed>()

@@ -70,16 +70,13 @@ impl Skb {
         Ok(end.saturating_sub(network_header) as u32)
     }
 
-    /// Address and length of the link-layer header; length zero where the packet has none
-    /// (`skb_mac_header_was_set`, `include/linux/skbuff.h`).
+    /// Address of the link-layer header; `None` where the packet has none (`skb_mac_header_was_set`,
+    /// `include/linux/skbuff.h`) or where it is the network header.
     #[inline(always)]
-    pub(crate) fn link_header(self) -> Result<(u64, u16), Gap> {
+    pub(crate) fn link_header(self) -> Result<Option<u64>, Gap> {
         let head: u64 = read(self.0, offset!(skb_head))?;
         let mac: u16 = read(self.0, offset!(skb_mac_header))?;
         let network: u16 = read(self.0, offset!(skb_network_header))?;
-        if mac == u16::MAX || mac >= network {
-            return Ok((0, 0));
-        }
-        Ok((head + u64::from(mac), network - mac))
+        Ok((mac != u16::MAX && mac != network).then_some(head + u64::from(mac)))
     }
 }

@@ -16,6 +16,14 @@
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "words are cut to the width of a field on purpose"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the macros of programs want the context by value"
+)]
 
 mod call;
 mod extension;

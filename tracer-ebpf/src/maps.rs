@@ -74,6 +74,10 @@ pub(crate) static FOLLOWED: HashMap<u64, Life> = HashMap::with_max_entries(PACKE
 #[map]
 pub(crate) static GENERATIONS: HashMap<u64, u64> = HashMap::with_max_entries(GENERATIONS_MAX, 0);
 
+/// Not zero once a generation could not be noted: then one that is not known may be new too.
+#[map]
+pub(crate) static GENERATIONS_LOST: Array<u32> = Array::with_max_entries(1, 0);
+
 /// What the loader's reader of rules got last.
 #[map]
 pub(crate) static TABLE_READ: Array<TableRead> = Array::with_max_entries(1, 0);

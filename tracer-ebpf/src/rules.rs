@@ -5,7 +5,7 @@ use tracer_common::{Counter, Generation, TableRead};
 
 use crate::{
     kernel::{Gap, read},
-    maps::{GENERATIONS, READER, TABLE_READ, count},
+    maps::{GENERATIONS, GENERATIONS_LOST, READER, TABLE_READ, count},
     offset,
 };
 
@@ -19,7 +19,14 @@ pub(crate) fn made(table_info: u64) {
     let now_ns = unsafe { bpf_ktime_get_ns() };
     if GENERATIONS.insert(table_info, now_ns, 0).is_err() {
         count(Counter::GenerationsFull);
+        let _ = GENERATIONS_LOST.set(0, 1, 0);
     }
+}
+
+/// Whether this may be the name of two generations.
+#[inline(always)]
+pub(crate) fn is_unsure(generation: &Generation) -> bool {
+    generation.made_ns == 0 && GENERATIONS_LOST.get(0).is_some_and(|lost| *lost != 0)
 }
 
 /// `xt_free_table_info` is called.

@@ -84,6 +84,7 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
         fill_devices(frame, arguments.state),
         fill_packet(frame, Skb(arguments.skb), network_header),
         fill_link_header(frame, Skb(arguments.skb)),
+        fill_bridge(frame, Skb(arguments.skb)),
         fill_conntrack(frame, arguments.skb),
         fill_owner(frame, arguments.skb, net),
     ] {
@@ -103,6 +104,10 @@ fn open<'a>(invocation: Invocation, state: u64) -> Option<&'a mut Traversal> {
         // An earlier traversal with this state has returned unseen.
         count(Counter::ExitMissed);
     }
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "by value it would not fit on the stack"
+    )]
     if FRAMES.insert(state, &EMPTY, 0).is_err() {
         count(Counter::FramesFull);
         return None;
@@ -128,8 +133,6 @@ fn fill_devices(frame: &mut Traversal, state: u64) -> Result<(), Gap> {
         (read(state, offset!(state_in))?, read(state, offset!(state_out))?);
     if device_in != 0 {
         frame.in_ifindex = read(device_in, offset!(device_ifindex))?;
-        frame.in_device_type = read(device_in, offset!(device_type))?;
-        frame.in_hard_header_len = read(device_in, offset!(device_hard_header_len))?;
         frame.in_device = read::<[u8; IFNAME_LEN]>(device_in, offset!(device_name))?;
     }
     if device_out != 0 {
@@ -151,14 +154,54 @@ fn fill_packet(frame: &mut Traversal, skb: Skb, network_header: u64) -> Result<(
     Ok(())
 }
 
+/// What `dump_mac_header` (`net/netfilter/nf_log_syslog.c`) reads.
 #[inline(always)]
 fn fill_link_header(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
-    let (address, len) = skb.link_header()?;
-    // A longer one is no header of a device that IP runs over; its length still tells.
-    if len != 0 && len as usize <= LINK_HEADER_LEN_MAX {
-        copy(address, 0, &mut frame.link_header)?;
+    let device: u64 = read(skb.0, offset!(skb_dev))?;
+    if device == 0 {
+        return Ok(());
     }
-    frame.link_header_len = len;
+    frame.device_type = read(device, offset!(device_type))?;
+    frame.hard_header_len = read(device, offset!(device_hard_header_len))?;
+    if let Some(header) = skb.link_header()? {
+        // All there is room for, which may be more than the header: the length says what belongs to it.
+        copy(header, 0, &mut frame.link_header)?;
+        frame.link_header_len = frame.hard_header_len.min(LINK_HEADER_LEN_MAX as u16);
+    }
+    Ok(())
+}
+
+/// A bridge that hands a packet to the IP tables keeps the ports in an extension of the `sk_buff`
+/// (`nf_bridge_info_get`, `include/linux/netfilter_bridge.h`).
+#[inline(always)]
+fn fill_bridge(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
+    /// `SKB_EXT_BRIDGE_NF` is the first of `enum skb_ext_id` where the kernel has it (`include/linux/skbuff.h`).
+    const BRIDGE_NF: u8 = 0;
+
+    if offset!(skb_active_extensions) == ABSENT || offset!(bridge_physoutdev) == ABSENT {
+        return Ok(());
+    }
+    let active: u8 = read(skb.0, offset!(skb_active_extensions))?;
+    if active & (1 << BRIDGE_NF) == 0 {
+        return Ok(());
+    }
+    let extensions: u64 = read(skb.0, offset!(skb_extensions))?;
+    let chunk: u8 = read(extensions, offset!(extension_offset) + u32::from(BRIDGE_NF))?;
+    let bridge = extensions + u64::from(chunk) * 8;
+    if offset!(bridge_physinif) == ABSENT {
+        let port_in: u64 = read(bridge, offset!(bridge_physindev))?;
+        if port_in != 0 {
+            frame.port_in_ifindex = read(port_in, offset!(device_ifindex))?;
+            frame.port_in = read(port_in, offset!(device_name))?;
+        }
+    } else {
+        frame.port_in_ifindex = read(bridge, offset!(bridge_physinif))?;
+    }
+    let port_out: u64 = read(bridge, offset!(bridge_physoutdev))?;
+    if port_out != 0 {
+        frame.port_out_ifindex = read(port_out, offset!(device_ifindex))?;
+        frame.port_out = read(port_out, offset!(device_name))?;
+    }
     Ok(())
 }
 
@@ -235,7 +278,8 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
     }
     // The function read the table's rules some time between the two probes. The kernel waits for it before it
     // gives the old ones back, so the same address at both ends is the same generation throughout.
-    if !matches!(rules::of(frame.table), Ok(generation) if generation == frame.generation) {
+    let same = matches!(rules::of(frame.table), Ok(generation) if generation == frame.generation);
+    if !same || rules::is_unsure(&frame.generation) {
         frame.flags |= flags::GENERATION_UNSURE;
     }
     count(match RECORDS.output::<[u8]>(frame.bytes(), 0) {

@@ -79,10 +79,14 @@ pub trait Source {
     fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), String>;
 }
 
+/// A table of a network namespace.
+type TableKey = (u32, Family, String);
+
 /// Explains records.
 #[derive(Debug, Default)]
 pub struct Explainer {
-    tables: HashMap<(u32, Family, String), Vec<(Generation, Arc<Rules>)>>,
+    /// The generations of each table that were read, the latest last.
+    tables: HashMap<TableKey, Vec<(Generation, Arc<Rules>)>>,
     /// Records that were explained completely.
     pub complete: u64,
     /// Records whose path is partial.
@@ -136,7 +140,7 @@ impl Explainer {
         self.remember(key, generation, Arc::new(rules));
     }
 
-    fn remember(&mut self, key: (u32, Family, String), generation: Generation, rules: Arc<Rules>) {
+    fn remember(&mut self, key: TableKey, generation: Generation, rules: Arc<Rules>) {
         if self.tables.len() >= TABLES_KEPT && !self.tables.contains_key(&key) {
             // They are read again when they are needed again.
             self.tables.clear();

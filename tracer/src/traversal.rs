@@ -291,14 +291,18 @@ pub struct Traversal {
     pub owner: Option<Owner>,
     /// Length from the network header to the end.
     pub packet_len: u32,
-    /// `ARPHRD_*` type of the in device.
-    pub in_device_type: u16,
-    /// Bytes that the in device's link-layer headers have (`net_device.hard_header_len`).
-    pub in_hard_header_len: u16,
-    /// The link-layer header that the packet came with; empty where there is none.
+    /// `ARPHRD_*` type of `skb->dev`, zero without one: mostly the in device, but the out device at POSTROUTING.
+    pub device_type: u16,
+    /// Bytes that its link-layer headers have (`net_device.hard_header_len`).
+    pub hard_header_len: u16,
+    /// So many bytes of the link-layer header that the packet came with, or of what a tunnel left there, as far as
+    /// they were recorded; empty where there is none.
     pub link_header: Vec<u8>,
-    /// Its length, also where it was too long to be copied: `link_header` is zeros then.
-    pub link_header_len: u16,
+    /// The bridge port that the packet came in by, where a bridge handed it to the IP tables. Kernels that keep
+    /// only its index leave the name empty.
+    pub port_in: Option<Device>,
+    /// The bridge port that it leaves by.
+    pub port_out: Option<Device>,
     /// The start of the packet from the network header on.
     pub headers: Vec<u8>,
     /// Whether more of the headers lies in memory that is not linear, and so was not copied.
@@ -307,7 +311,8 @@ pub struct Traversal {
     pub observed: Vec<Observed>,
     /// Whether there were more of them than the record has room for.
     pub observed_cut: bool,
-    /// Whether a read of kernel memory failed, so that some field is zero or empty that should not be.
+    /// Whether some field is zero or empty that should not be: a read of kernel memory failed, or the kernel does
+    /// not describe its connections.
     pub incomplete: bool,
     /// Whether there was no room to follow the packet beyond this traversal.
     pub not_followed: bool,
@@ -365,15 +370,16 @@ impl Traversal {
                 gid: record.gid,
             }),
             packet_len: record.packet_len,
-            in_device_type: record.in_device_type,
-            in_hard_header_len: record.in_hard_header_len,
+            device_type: record.device_type,
+            hard_header_len: record.hard_header_len,
             link_header: prefix(&record.link_header, record.link_header_len),
-            link_header_len: record.link_header_len,
+            port_in: device(&record.port_in, record.port_in_ifindex),
+            port_out: device(&record.port_out, record.port_out_ifindex),
             headers: prefix(&record.headers, record.headers_len),
             headers_cut: has(flags::HEADERS_NOT_LINEAR),
             observed: record.observed[..record.observed_len as usize].to_vec(),
             observed_cut: has(flags::OBSERVED_CUT),
-            incomplete: has(flags::READ_FAILED),
+            incomplete: has(flags::READ_FAILED) || (record.conntrack != 0 && !has(flags::CONNTRACK)),
             not_followed: has(flags::NOT_FOLLOWED),
         })
     }

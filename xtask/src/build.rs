@@ -28,6 +28,11 @@ pub(crate) fn command(_: &Args) -> Result<()> {
 
 /// Builds the eBPF programs and returns the path of the object.
 pub(crate) fn ebpf(ws: &Workspace) -> Result<PathBuf> {
+    only(executables(ebpf_cargo(ws, "build")?)?, "tracer-ebpf")
+}
+
+/// `cargo COMMAND` for the eBPF programs and their target.
+pub(crate) fn ebpf_cargo(ws: &Workspace, command: &str) -> Result<Command> {
     let linker = setup::bpf_linker(ws)?;
     // The flags replace the user's RUSTFLAGS, which are meant for another machine.
     let rustflags = [
@@ -36,7 +41,7 @@ pub(crate) fn ebpf(ws: &Workspace) -> Result<PathBuf> {
         "-Clink-arg=--btf",
     ]
     .join("\x1f");
-    let mut cargo = cargo(ws, &ws.target().join("ebpf"));
+    let mut cargo = cargo(ws, command, &ws.target().join("ebpf"));
     cargo
         .args(["--package=tracer-ebpf", "--bin=tracer-ebpf", "--release"])
         .args(["--target=bpfel-unknown-none", "-Zbuild-std=core"])
@@ -45,13 +50,13 @@ pub(crate) fn ebpf(ws: &Workspace) -> Result<PathBuf> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags)
         .env("PATH", path_with(linker.parent().unwrap_or(Path::new("")))?);
-    only(executables(cargo)?, "tracer-ebpf")
+    Ok(cargo)
 }
 
 /// Builds tracer with the eBPF object inside and returns the path of the binary.
 pub(crate) fn tracer(ws: &Workspace) -> Result<PathBuf> {
     let object = ebpf(ws)?;
-    let mut cargo = cargo(ws, &ws.target());
+    let mut cargo = cargo(ws, "build", &ws.target());
     cargo
         .args(["--package=tracer", "--bin=tracer", "--release"])
         .env("TRACER_EBPF_OBJECT", object);
@@ -60,17 +65,17 @@ pub(crate) fn tracer(ws: &Workspace) -> Result<PathBuf> {
 
 /// Builds another package's release binaries.
 pub(crate) fn package(ws: &Workspace, package: &str) -> Result<Vec<PathBuf>> {
-    let mut cargo = cargo(ws, &ws.target());
+    let mut cargo = cargo(ws, "build", &ws.target());
     cargo.args(["--package", package, "--bins", "--release"]);
     executables(cargo)
 }
 
-fn cargo(ws: &Workspace, target_dir: &Path) -> Command {
+fn cargo(ws: &Workspace, command: &str, target_dir: &Path) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(&ws.root)
         .args([
-            "build",
+            command,
             "--message-format=json-render-diagnostics",
             "--target-dir",
         ])

@@ -6,6 +6,7 @@ mod build;
 mod demo;
 mod error;
 mod interrupts;
+mod lint;
 mod process;
 mod progress;
 mod run;
@@ -51,6 +52,8 @@ enum Command {
     Run(run::Args),
     /// Show tracer at work on a node in a test machine
     Demo(demo::Args),
+    /// Check format and lints, also of the eBPF programs
+    Lint(lint::Args),
     /// Run the tests: unit tests here, scenarios in a test machine of each kernel
     Test(test::Args),
     /// Run a command or a shell in a test machine
@@ -75,6 +78,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Build(args) => build::command(&args).map(done),
         Command::Run(args) => run::command(&args).map(done),
         Command::Demo(args) => demo::command(args),
+        Command::Lint(args) => lint::command(&args).map(done),
         Command::Test(args) => test::command(&args),
         Command::Vm(args) => vm::command(args),
     }

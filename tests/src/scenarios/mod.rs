@@ -1,25 +1,62 @@
 //! The tests that run in every guest. A scenario is a function that gets a fresh network namespace.
 
+mod concurrency;
+mod ends;
+mod fields;
+mod filters;
+mod follow;
 mod ground;
+mod loss;
+mod nested;
 mod nodeport;
+mod oracle;
+mod random;
+mod rules;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
 
 use crate::netns;
+use crate::tracer::ProbesSkipped;
 
-/// All of them.
+/// All of them, in the order in which they run.
 #[must_use]
 pub fn all() -> Vec<Trial> {
-    [ground::trials(), nodeport::trials()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        ends::first_trials(),
+        ground::trials(),
+        nodeport::trials(),
+        rules::trials(),
+        oracle::trials(),
+        random::trials(),
+        nested::trials(),
+        follow::trials(),
+        filters::trials(),
+        fields::trials(),
+        loss::trials(),
+        concurrency::trials(),
+        ends::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
+
+/// Times a scenario is played in which the kernel skips probes.
+const PLAYED_MAX: u32 = 4;
 
 /// A test that runs in a network namespace of its own.
 fn trial(name: &str, body: fn() -> Result<()>) -> Trial {
     Trial::test(name, move || {
-        netns::isolated(body).map_err(|error| Failed::from(format!("{error:#}")))
+        let mut played = 1;
+        loop {
+            match netns::isolated(body) {
+                Err(error) if error.is::<ProbesSkipped>() && played < PLAYED_MAX => {
+                    eprintln!("playing it again: {error}");
+                    played += 1;
+                }
+                result => return result.map_err(|error| Failed::from(format!("{error:#}"))),
+            }
+        }
     })
 }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use super::exit::{Exit, Failure};
 use crate::kernel::machine::Machine;
 use crate::kernel::preflight::{self, Families, Finding, Outcome, Report};
+use crate::kernel::probes::Place;
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
@@ -39,16 +40,15 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     }
     writeln!(out, "\n{BOLD}probes{BOLD:#}")?;
     for probe in &report.probes {
-        let mark = if probe.place.is_found() {
-            mark(GREEN, "✓")
-        } else {
-            mark(YELLOW, "!")
+        let (mark, place) = match &probe.place {
+            Place::Missing if probe.optional => (
+                mark(Style::new(), "-"),
+                "not in this kernel, not needed".to_owned(),
+            ),
+            place if place.is_found() => (mark(GREEN, "✓"), place.to_string()),
+            place => (mark(YELLOW, "!"), place.to_string()),
         };
-        writeln!(
-            out,
-            "{mark} {:<15} {:<19} {}",
-            probe.kind, probe.function, probe.place
-        )?;
+        writeln!(out, "{mark} {:<15} {:<22} {place}", probe.kind, probe.function)?;
     }
     match report.first_obstacle() {
         None => writeln!(out, "\n{BOLD}this node can be traced{BOLD:#}"),
@@ -115,16 +115,18 @@ mod tests {
 ✓ kprobes            can be created
 
 probes
-! raw tracepoint  kfree_skb           not found
-! raw tracepoint  consume_skb         not found
-! kprobe          kfree_skbmem        not found
-! kprobe          xt_free_table_info  not found
-! kretprobe       xt_alloc_table_info not found
-! kretprobe       xt_find_table_lock  not found
-! kretprobe       ipt_do_table        not found
-! kprobe          ipt_do_table        not found
-! kretprobe       ip6t_do_table       not found
-! kprobe          ip6t_do_table       not found
+! raw tracepoint  kfree_skb              not found
+! raw tracepoint  consume_skb            not found
+! kprobe          kfree_skbmem           not found
+- kprobe          kfree_skb_partial      not in this kernel, not needed
+- kprobe          skb_attempt_defer_free not in this kernel, not needed
+! kprobe          xt_free_table_info     not found
+! kretprobe       xt_alloc_table_info    not found
+! kretprobe       xt_find_table_lock     not found
+! kretprobe       ipt_do_table           not found
+! kprobe          ipt_do_table           not found
+! kretprobe       ip6t_do_table          not found
+! kprobe          ip6t_do_table          not found
 
 this node cannot be traced: not permitted: tracing needs root, and this process lacks CAP_BPF
 "

@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use self::exit::{Exit, Failure};
 use crate::kernel::machine::Machine;
 
-/// Shows which iptables tables a packet passes, and what each said, without touching the node
+/// Shows which iptables rules a packet hits, without touching the node
 ///
 /// No rule, chain, sysctl, module or logger is added or changed, and nothing remains after exit.
 #[derive(Parser, Debug)]
@@ -28,29 +28,39 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   tracer doctor                          can this machine be traced?
-  tracer trace --port 32275              packets from or to port 32275, also after NAT
+  tracer trace --port 32275              packets of this port, also after NAT
   tracer trace -p icmp --duration 10s    ten seconds of pings
-  tracer trace -t filter --hook FORWARD  what the filter table says about forwarded packets
+  tracer trace -t filter --hook FORWARD  what filter says of forwarded packets
 
-Exit codes: 0 done, 1 failed while running, 2 wrong command line, 3 not permitted (not root, kernel locked
-down), 4 the kernel or node lacks something (BTF, ring buffer, legacy iptables).";
+Exit codes:
+  0  done
+  1  failed while running
+  2  wrong command line
+  3  not permitted: not root, or the kernel is locked down
+  4  the kernel or the node lacks something: BTF, ring buffer, legacy iptables";
 
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Say whether this node can be traced, and if not, why and what to do
     Doctor,
-    /// Follow packets through the tables and print what each table said
+    /// Follow packets through the tables and print their path
     #[command(after_help = TRACE_HELP)]
     Trace(Box<trace::TraceArgs>),
 }
 
 const TRACE_HELP: &str = "\
-Each line: time, number of the packet (the same at each of its tables), table:CHAIN, verdict, devices, the
-packet, length, conntrack state, mark (before>after where it changed), owner of the socket, network namespace
-where it is another one than yours.
+Formats:
+  tree  every packet, its tables, and in each the rules that it met with their
+        text; indented below a rule is what it jumped to
+  line  one line for each table: time, #packet (the same number at each of its
+        tables), table:CHAIN, verdict, devices, the packet, len, ct (conntrack
+        state), mark (before>after where it changed), owner of the socket, netns
+        where it is not yours
+  log   the lines that the kernel's TRACE target would log; what is not certain
+        is in lines that begin with PARTIAL:
 
-Ends with ^C, SIGTERM, --count or --duration, and then says on standard error what was lost, if anything was.
-SIGUSR1 says so while it runs.";
+Ends with ^C, SIGTERM, --count or --duration, and then says on standard error
+what was lost, if anything was. SIGUSR1 says so while it runs.";
 
 /// Runs the command that was typed.
 #[must_use]

@@ -24,6 +24,7 @@ use crate::{
     explain::Explainer,
     kernel::{
         attach::{Attached, Counts, Plan},
+        devices::DeviceNames,
         machine::Machine,
         preflight,
         rules::{KernelRules, Reader},
@@ -93,11 +94,13 @@ fn plan(args: &TraceArgs, machine: &Machine) -> Result<Plan, Failure> {
     let filter = args.filter.filter().map_err(Failure::usage)?;
     let report = preflight::check(machine, families);
     let families = report.traceable(families);
+    let absent = report.absent();
     let resolved = report.into_resolved()?;
     Ok(Plan {
         offsets: resolved.offsets,
         filter,
         families,
+        absent,
         skips_counted: resolved.skips_counted,
         ring_bytes: (args.ring_kib * 1024).next_power_of_two(),
     })
@@ -141,7 +144,8 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
                 let mut ready = ready.context("failed to watch: ring buffer")?;
                 match show.drain(ready.get_inner_mut())? {
                     Drained::Empty => ready.clear_ready(),
-                    Drained::More => {}
+                    // Signals and time reach us only when we yield, and a flood of records never lets us wait.
+                    Drained::More => tokio::task::yield_now().await,
                     Drained::Ended(end) => break end,
                 }
             }
@@ -216,6 +220,7 @@ struct Show {
     output: Box<dyn Output>,
     /// Where the format shows rules.
     paths: Option<Paths>,
+    device_names: DeviceNames,
     results: u64,
     results_max: Option<u64>,
 }
@@ -241,6 +246,7 @@ impl Show {
                 explainer: Explainer::default(),
                 rules: KernelRules::new(format.shows_texts()),
             }),
+            device_names: DeviceNames::default(),
             results: 0,
             results_max: args.count,
         }
@@ -254,7 +260,8 @@ impl Show {
                 drained = Drained::Empty;
                 break;
             };
-            let traversal = traversal.context("failed to decode: record")?;
+            let mut traversal = traversal.context("failed to decode: record")?;
+            self.device_names.complete(&mut traversal);
             let explanation = self.paths.as_mut().map(|Paths { explainer, rules }| {
                 explainer.explain(
                     &traversal,
@@ -355,12 +362,27 @@ fn summary(results: u64, counts: &Counts) -> String {
         .filter(|(counter, _)| counts.get(*counter) > 0)
         .map(|(counter, meaning)| format!("  {:>8}  {meaning}\n", counts.get(counter)))
         .collect();
-    match counts.skipped {
-        Some(0) => {}
-        Some(skipped) => losses.push(format!(
-            "  {skipped:>8}  probe runs skipped by the kernel: traversals not seen\n"
-        )),
-        None => {}
+    let skipped = counts.skipped.unwrap_or_default();
+    for (runs, meaning) in [
+        (skipped.tables, "traversals not seen"),
+        (
+            skipped.extensions,
+            "answers of matches or targets not seen, their paths are partial",
+        ),
+        (
+            skipped.rules,
+            "replacements of rules not seen, paths are not certain",
+        ),
+        (
+            skipped.life,
+            "ends of packets perhaps not seen, the next packet at the address is told by its headers",
+        ),
+    ] {
+        if runs > 0 {
+            losses.push(format!(
+                "  {runs:>8}  probe runs skipped by the kernel: {meaning}\n"
+            ));
+        }
     }
     text.push_str(if losses.is_empty() {
         ", nothing lost"

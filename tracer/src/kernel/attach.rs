@@ -46,6 +46,8 @@ pub struct Plan {
     pub filter: Filter,
     /// Which tables to trace, iptables' or ip6tables'.
     pub families: Families,
+    /// Functions that this kernel does not have, and need not have.
+    pub absent: Vec<&'static str>,
     /// Whether this kernel counts the runs of a probe that it skipped: its `bpf_link_info` has
     /// `perf_event.kprobe.missed` (6.7 and later).
     pub skips_counted: bool,
@@ -111,13 +113,26 @@ impl AttachError {
     }
 }
 
+/// Probe runs that the kernel skipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Of [`Purpose::Tables`]: traversals that were not seen.
+    pub tables: u64,
+    /// Of [`Purpose::Life`]: ends of packets that may not have been seen.
+    pub life: u64,
+    /// Of [`Purpose::Rules`]: replacements that may not have been seen.
+    pub rules: u64,
+    /// Of [`Purpose::Extensions`]: answers that were not seen.
+    pub extensions: u64,
+}
+
 /// How many of each [`Counter`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     values: [u64; Counter::COUNT as usize],
     /// Probe runs that the kernel skipped, because another probe ran on that CPU or too many calls were under
-    /// way; `None` where the kernel does not say (before 6.7).
-    pub skipped: Option<u64>,
+    /// way, by what they were for; `None` where the kernel does not say (before 6.7).
+    pub skipped: Option<Skipped>,
 }
 
 impl Counts {
@@ -145,7 +160,7 @@ pub struct Attached {
 /// What only the end of the trace tells.
 struct Ended {
     exits_missed: u64,
-    skipped: Option<u64>,
+    skipped: Option<Skipped>,
 }
 
 /// A [`TableRead`] as the map holds it.
@@ -165,8 +180,14 @@ type FrameBytes = [u8; size_of::<tracer_common::Traversal>()];
 
 /// Keeps one program attached.
 enum Link {
-    Kprobe { at_entry: bool, link: KprobeLink },
-    RawTracepoint { _link: RawTracePointLink },
+    Kprobe {
+        at_entry: bool,
+        purpose: Purpose,
+        link: KprobeLink,
+    },
+    RawTracepoint {
+        _link: RawTracePointLink,
+    },
 }
 
 /// A kprobe is a BPF link where the kernel has these (5.15 and later), else a perf event.
@@ -207,10 +228,10 @@ impl Attached {
         };
         for program in PROGRAMS {
             let wanted = match program.purpose {
-                Purpose::Life | Purpose::Rules => true,
+                Purpose::Life | Purpose::Rules | Purpose::Extensions => true,
                 Purpose::Tables(family) => plan.families.contains(family),
             };
-            if wanted {
+            if wanted && !plan.absent.contains(&program.function) {
                 let link = attached.attach_one(program)?;
                 attached.links.push(link);
             }
@@ -220,8 +241,44 @@ impl Attached {
 
     fn attach_one(&mut self, program: Program) -> Result<Link, AttachError> {
         let Program {
-            name, kind, function, ..
+            name,
+            kind,
+            function,
+            purpose,
+            ..
         } = program;
+        match kind {
+            Kind::Kprobe => self.attach_kprobe(name, function, true, purpose),
+            Kind::Kretprobe => self.attach_kprobe(name, function, false, purpose),
+            Kind::RawTracepoint => {
+                let load = |source| AttachError::Load {
+                    program: name,
+                    source,
+                };
+                let attach = |source| AttachError::Attach {
+                    program: name,
+                    function: function.to_owned(),
+                    source,
+                };
+                let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
+                let program: &mut RawTracePoint = program.try_into().map_err(load)?;
+                program.load().map_err(load)?;
+                let id = program.attach(function).map_err(attach)?;
+                Ok(Link::RawTracepoint {
+                    _link: program.take_link(id).map_err(attach)?,
+                })
+            }
+        }
+    }
+
+    /// Attaches a program to the entry or return of a function; one program may have many.
+    fn attach_kprobe(
+        &mut self,
+        name: &'static str,
+        function: &str,
+        at_entry: bool,
+        purpose: Purpose,
+    ) -> Result<Link, AttachError> {
         let load = |source| AttachError::Load {
             program: name,
             source,
@@ -232,26 +289,17 @@ impl Attached {
             source,
         };
         let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
-        match kind {
-            Kind::Kprobe | Kind::Kretprobe => {
-                let program: &mut KProbe = program.try_into().map_err(load)?;
-                program.load().map_err(load)?;
-                let id = program.attach(function, 0).map_err(attach)?;
-                let link = KprobeLink::new(program.take_link(id).map_err(attach)?)?;
-                Ok(Link::Kprobe {
-                    at_entry: kind == Kind::Kprobe,
-                    link,
-                })
-            }
-            Kind::RawTracepoint => {
-                let program: &mut RawTracePoint = program.try_into().map_err(load)?;
-                program.load().map_err(load)?;
-                let id = program.attach(function).map_err(attach)?;
-                Ok(Link::RawTracepoint {
-                    _link: program.take_link(id).map_err(attach)?,
-                })
-            }
+        let program: &mut KProbe = program.try_into().map_err(load)?;
+        if program.fd().is_err() {
+            program.load().map_err(load)?;
         }
+        let id = program.attach(function, 0).map_err(attach)?;
+        let link = KprobeLink::new(program.take_link(id).map_err(attach)?)?;
+        Ok(Link::Kprobe {
+            at_entry,
+            purpose,
+            link,
+        })
     }
 
     /// Observes a match or target function from now on: what it answers goes into the records of the traversals
@@ -265,25 +313,9 @@ impl Attached {
             ExtensionKind::Target => "target_leave",
         };
         // The return first, so that no call is noted whose return is not seen.
-        for (name, at_entry) in [(leave, false), ("extension_enter", true)] {
-            let load = |source| AttachError::Load {
-                program: name,
-                source,
-            };
-            let attach = |source| AttachError::Attach {
-                program: name,
-                function: function.to_owned(),
-                source,
-            };
-            let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
-            let program: &mut KProbe = program.try_into().map_err(load)?;
-            if program.fd().is_err() {
-                program.load().map_err(load)?;
-            }
-            let id = program.attach(function, 0).map_err(attach)?;
-            let link = KprobeLink::new(program.take_link(id).map_err(attach)?)?;
-            self.links.push(Link::Kprobe { at_entry, link });
-        }
+        let leave = self.attach_kprobe(leave, function, false, Purpose::Extensions)?;
+        let enter = self.attach_kprobe("extension_enter", function, true, Purpose::Extensions)?;
+        self.links.extend([leave, enter]);
         Ok(())
     }
 
@@ -334,16 +366,26 @@ impl Attached {
     }
 
     /// Runs that the kernel skipped, over all kprobes.
-    fn skipped(&self) -> Option<u64> {
-        let kprobes = self.links.iter().filter_map(|link| match link {
-            Link::Kprobe { link, .. } => Some(link),
-            Link::RawTracepoint { .. } => None,
-        });
-        let skipped = kprobes.map(|link| match link {
-            KprobeLink::Link { id, .. } if self.skips_counted => link::missed(*id).ok(),
-            _ => None,
-        });
-        skipped.sum()
+    fn skipped(&self) -> Option<Skipped> {
+        if !self.skips_counted {
+            return None;
+        }
+        let mut skipped = Skipped::default();
+        for link in &self.links {
+            if let Link::Kprobe { purpose, link, .. } = link {
+                let KprobeLink::Link { id, .. } = link else {
+                    return None;
+                };
+                let missed = link::missed(*id).ok()?;
+                match purpose {
+                    Purpose::Tables(_) => skipped.tables += missed,
+                    Purpose::Life => skipped.life += missed,
+                    Purpose::Rules => skipped.rules += missed,
+                    Purpose::Extensions => skipped.extensions += missed,
+                }
+            }
+        }
+        Some(skipped)
     }
 
     /// Ends the trace: takes the entry probes away, lets the traversals that are under way finish, takes the

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod btf;
+pub mod devices;
 mod link;
 pub mod machine;
 pub mod obstacle;

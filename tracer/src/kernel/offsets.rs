@@ -137,6 +137,7 @@ const REQUIRED: &[(&str, &str, Field)] = &[
     ("sk_buff", "mac_header", |o| &mut o.skb_mac_header),
     ("sk_buff", "mark", |o| &mut o.skb_mark),
     ("sk_buff", "sk", |o| &mut o.skb_sk),
+    ("sk_buff", "dev", |o| &mut o.skb_dev),
     ("nf_hook_state", "hook", |o| &mut o.state_hook),
     ("nf_hook_state", "in", |o| &mut o.state_in),
     ("nf_hook_state", "out", |o| &mut o.state_out),
@@ -157,6 +158,16 @@ const REQUIRED: &[(&str, &str, Field)] = &[
 
 /// Members that depend on the kernel's configuration, and the module whose BTF may describe the type.
 const OPTIONAL: &[(&str, &str, &[&str], Field)] = &[
+    // CONFIG_SKB_EXTENSIONS
+    ("sk_buff", "active_extensions", &[], |o| {
+        &mut o.skb_active_extensions
+    }),
+    ("sk_buff", "extensions", &[], |o| &mut o.skb_extensions),
+    ("skb_ext", "offset", &[], |o| &mut o.extension_offset),
+    // CONFIG_BRIDGE_NETFILTER
+    ("nf_bridge_info", "physindev", &[], |o| &mut o.bridge_physindev),
+    ("nf_bridge_info", "physinif", &[], |o| &mut o.bridge_physinif),
+    ("nf_bridge_info", "physoutdev", &[], |o| &mut o.bridge_physoutdev),
     // CONFIG_NF_CONNTRACK
     ("sk_buff", "_nfct", &[], |o| &mut o.skb_nfct),
     ("nf_conn", "status", &["nf_conntrack"], |o| {
@@ -379,10 +390,15 @@ pub(crate) mod tests {
                 "mac_header",
                 "mark",
                 "sk",
+                "dev",
+                "active_extensions",
+                "extensions",
                 "_nfct",
             ],
         );
         simple("nf_hook_state", &["hook", "in", "out", "net"]);
+        simple("skb_ext", &["offset"]);
+        simple("nf_bridge_info", &["physindev", "physinif", "physoutdev"]);
         simple("net_device", &["name", "ifindex", "type", "hard_header_len"]);
         simple("socket", &["file"]);
         simple("file", &["f_cred"]);
@@ -475,6 +491,7 @@ pub(crate) mod tests {
         .unwrap();
         let text = format!("{:?}", resolved.offsets);
         assert!(!text.contains(&ABSENT.to_string()), "{text}");
+        // The arguments are no members.
         assert_eq!(resolved.sources.len() + 3, size_of::<Offsets>() / 4);
         assert_eq!(resolved.offsets.net_inum, 48);
         assert_eq!(resolved.offsets.sock_net, 56);

@@ -105,6 +105,17 @@ impl Report {
         }
     }
 
+    /// Functions that this kernel does not have, and need not have.
+    #[must_use]
+    pub fn absent(&self) -> Vec<&'static str> {
+        let absent = |probe: &&Probe| probe.optional && !probe.place.is_found();
+        self.probes
+            .iter()
+            .filter(absent)
+            .map(|probe| probe.function)
+            .collect()
+    }
+
     /// Where the kernel keeps things.
     ///
     /// # Errors
@@ -459,7 +470,7 @@ fn nf_tables_use(loaded: bool, modules: &[Module]) -> Judged {
 fn packet_end(probes: &[Probe]) -> Judged {
     let missing: Vec<_> = probes
         .iter()
-        .filter(|probe| probe.purpose == Purpose::Life && !probe.place.is_found())
+        .filter(|probe| probe.purpose == Purpose::Life && !probe.optional && !probe.place.is_found())
         .map(|probe| probe.function)
         .collect();
     if missing.is_empty() {

@@ -68,6 +68,8 @@ pub struct Probe {
     pub function: &'static str,
     /// What it is for.
     pub purpose: Purpose,
+    /// Whether a kernel may lack the function.
+    pub optional: bool,
     /// Where the kernel has it.
     pub place: Place,
 }
@@ -79,6 +81,11 @@ pub const IP6T_DO_TABLE: &str = "ip6t_do_table";
 /// Frees the memory of a packet, also where no tracepoint is: `net/core/skbuff.c`.
 pub const KFREE_SKBMEM: &str = "kfree_skbmem";
 
+/// Frees a packet whose data another one has taken over, as TCP does: `net/core/skbuff.c`.
+pub const KFREE_SKB_PARTIAL: &str = "kfree_skb_partial";
+/// Hands a packet that was read by its socket to the CPU that it came from, to be freed there, since 5.19 of TCP and
+/// later of UDP; what frees it then has neither tracepoint nor [`KFREE_SKBMEM`]: `net/core/skbuff.c`.
+pub const SKB_ATTEMPT_DEFER_FREE: &str = "skb_attempt_defer_free";
 /// Makes room for the rules of a table: `net/netfilter/x_tables.c`.
 const XT_ALLOC_TABLE_INFO: &str = "xt_alloc_table_info";
 /// Gives it back: `net/netfilter/x_tables.c`.
@@ -91,6 +98,8 @@ pub const FUNCTIONS: &[&str] = &[
     IPT_DO_TABLE,
     IP6T_DO_TABLE,
     KFREE_SKBMEM,
+    KFREE_SKB_PARTIAL,
+    SKB_ATTEMPT_DEFER_FREE,
     XT_ALLOC_TABLE_INFO,
     XT_FREE_TABLE_INFO,
     XT_FIND_TABLE_LOCK,
@@ -107,6 +116,8 @@ pub struct Program {
     pub function: &'static str,
     /// What it is for.
     pub purpose: Purpose,
+    /// Whether a kernel may lack the function.
+    pub optional: bool,
 }
 
 /// What a probe is for.
@@ -118,72 +129,50 @@ pub enum Purpose {
     Rules,
     /// To see packets in the tables of a family.
     Tables(Family),
+    /// To see what matches and targets answer.
+    Extensions,
 }
 
 /// Every program with a probe of its own, in the order in which they are attached: the ends of packets' lives and
 /// of rules first, and returns before entries, so that no traversal is half seen.
-pub const PROGRAMS: [Program; 10] = [
-    Program {
-        name: "skb_dropped",
-        kind: Kind::RawTracepoint,
-        function: "kfree_skb",
-        purpose: Purpose::Life,
-    },
-    Program {
-        name: "skb_consumed",
-        kind: Kind::RawTracepoint,
-        function: "consume_skb",
-        purpose: Purpose::Life,
-    },
-    Program {
-        name: "skb_freed",
-        kind: Kind::Kprobe,
-        function: KFREE_SKBMEM,
-        purpose: Purpose::Life,
-    },
-    Program {
-        name: "rules_freed",
-        kind: Kind::Kprobe,
-        function: XT_FREE_TABLE_INFO,
-        purpose: Purpose::Rules,
-    },
-    Program {
-        name: "rules_made",
-        kind: Kind::Kretprobe,
-        function: XT_ALLOC_TABLE_INFO,
-        purpose: Purpose::Rules,
-    },
-    Program {
-        name: "rules_looked_up",
-        kind: Kind::Kretprobe,
-        function: XT_FIND_TABLE_LOCK,
-        purpose: Purpose::Rules,
-    },
-    Program {
-        name: "ipt_leave",
-        kind: Kind::Kretprobe,
-        function: IPT_DO_TABLE,
-        purpose: Purpose::Tables(Family::Ipv4),
-    },
-    Program {
-        name: "ipt_enter",
-        kind: Kind::Kprobe,
-        function: IPT_DO_TABLE,
-        purpose: Purpose::Tables(Family::Ipv4),
-    },
-    Program {
-        name: "ip6t_leave",
-        kind: Kind::Kretprobe,
-        function: IP6T_DO_TABLE,
-        purpose: Purpose::Tables(Family::Ipv6),
-    },
-    Program {
-        name: "ip6t_enter",
-        kind: Kind::Kprobe,
-        function: IP6T_DO_TABLE,
-        purpose: Purpose::Tables(Family::Ipv6),
-    },
-];
+pub const PROGRAMS: [Program; 12] = {
+    use Kind::{Kprobe, Kretprobe, RawTracepoint};
+    use Purpose::{Life, Rules, Tables};
+
+    [
+        Program::new("skb_dropped", RawTracepoint, "kfree_skb", Life),
+        Program::new("skb_consumed", RawTracepoint, "consume_skb", Life),
+        Program::new("skb_freed", Kprobe, KFREE_SKBMEM, Life),
+        Program::new("skb_freed", Kprobe, KFREE_SKB_PARTIAL, Life).optional(),
+        Program::new("skb_freed", Kprobe, SKB_ATTEMPT_DEFER_FREE, Life).optional(),
+        Program::new("rules_freed", Kprobe, XT_FREE_TABLE_INFO, Rules),
+        Program::new("rules_made", Kretprobe, XT_ALLOC_TABLE_INFO, Rules),
+        Program::new("rules_looked_up", Kretprobe, XT_FIND_TABLE_LOCK, Rules),
+        Program::new("ipt_leave", Kretprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),
+        Program::new("ipt_enter", Kprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),
+        Program::new("ip6t_leave", Kretprobe, IP6T_DO_TABLE, Tables(Family::Ipv6)),
+        Program::new("ip6t_enter", Kprobe, IP6T_DO_TABLE, Tables(Family::Ipv6)),
+    ]
+};
+
+impl Program {
+    const fn new(name: &'static str, kind: Kind, function: &'static str, purpose: Purpose) -> Self {
+        Self {
+            name,
+            kind,
+            function,
+            purpose,
+            optional: false,
+        }
+    }
+
+    const fn optional(self) -> Self {
+        Self {
+            optional: true,
+            ..self
+        }
+    }
+}
 
 /// Every probe with its place, from the kernel's functions and the types of vmlinux.
 #[must_use]
@@ -194,6 +183,7 @@ pub fn list(symbols: &[Symbol], vmlinux: Option<&Btf>) -> Vec<Probe> {
             kind: program.kind,
             function: program.function,
             purpose: program.purpose,
+            optional: program.optional,
             place: match program.kind {
                 Kind::Kprobe | Kind::Kretprobe => place(symbols, program.function),
                 Kind::RawTracepoint => tracepoint(vmlinux, program.function),

@@ -11,9 +11,8 @@
 //! the TCP bit AE is part of `RES=` (0x04) and is not named. A kernel that names it has the member `ae` in its
 //! `struct tcphdr`.
 //!
-//! Not in the line, because [`Traversal`] does not have them: `PHYSIN=` and `PHYSOUT=`, which the kernel adds
-//! after `OUT=` where a bridge hands its packets to the IP tables (`nf_log_dump_packet_common`,
-//! `skb->nf_bridge`).
+//! Where a bridge hands its packets to the IP tables the kernel adds its ports, `PHYSIN=` and `PHYSOUT=`
+//! (`nf_log_dump_packet_common`).
 
 mod ipv4;
 mod ipv6;
@@ -25,7 +24,7 @@ mod transport;
 use std::fmt::{self, Write as _};
 
 use self::packet::Packet;
-use crate::traversal::{Device, Family, Hook, Traversal};
+use crate::traversal::{Device, Family, Traversal};
 
 /// Bytes of text that the kernel's buffer takes, without level and line end: `S_SIZE` less the terminating NUL
 /// and `KERN_SOH "4"` (`nf_log_buf_add`, `net/netfilter/nf_log.c`). What goes beyond is not logged. In older
@@ -38,7 +37,10 @@ const DEVICE_TYPE_SIT: u16 = 776;
 /// The kernel's line goes on after what was written, with something that was not recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cut {
-    /// The line stops after `MAC=` or within it.
+    /// The line stops after `OUT=`.
+    #[error("the bridge port that the packet came in by, which the kernel logs, is gone")]
+    Bridge,
+    /// The line stops after `MAC=`.
     #[error("the link-layer header that the kernel logs was not recorded")]
     LinkHeader,
     /// The line stops before a header that the packet has.
@@ -133,6 +135,12 @@ impl Log<'_> {
             name(traversal.in_device.as_ref()),
             name(traversal.out_device.as_ref())
         ));
+        self.port("PHYSIN", traversal.port_in.as_ref(), traversal.in_device.as_ref())?;
+        self.port(
+            "PHYSOUT",
+            traversal.port_out.as_ref(),
+            traversal.out_device.as_ref(),
+        )?;
         if traversal.in_device.is_some() {
             self.link_header()?;
         }
@@ -142,31 +150,32 @@ impl Log<'_> {
         }
     }
 
-    /// `dump_mac_header` without `NF_LOG_MACDECODE`: as many bytes as the device's link-layer headers have,
-    /// from the packet's link-layer header on. Where that is shorter the network header follows in memory.
-    ///
-    /// The device is `skb->dev`: the in device, but at POSTROUTING the out device, of which the record knows
-    /// nothing (`ip_output`). Towards a device without link-layer headers, such as ipip, the kernel logs an empty
-    /// `MAC=` there. And the link-layer header need not be before the network header: that of a packet that
-    /// vxlan or ipip has just wrapped is the inner packet's, which the record has not either.
+    /// A port of the bridge that handed the packet to the IP tables, where it is not the device itself.
+    fn port(&mut self, field: &str, port: Option<&Device>, device: Option<&Device>) -> Result<(), Cut> {
+        match port {
+            Some(port) if device.is_none_or(|device| device.ifindex != port.ifindex) => {
+                if port.name.is_empty() {
+                    return Err(Cut::Bridge);
+                }
+                self.add(format_args!("{field}={} ", port.name));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `dump_mac_header` without `NF_LOG_MACDECODE`: as many bytes as the link-layer headers of `skb->dev` have,
+    /// from where the packet's link-layer header is or was.
     fn link_header(&mut self) -> Result<(), Cut> {
         let traversal = self.traversal;
-        let len = usize::from(traversal.in_hard_header_len);
         self.add(format_args!("MAC="));
-        if traversal.hook == Hook::PostRouting {
-            return Err(Cut::LinkHeader);
-        }
-        if len != 0 && traversal.link_header_len != 0 {
-            let header = &traversal.link_header;
+        if !traversal.link_header.is_empty() {
+            let recorded = traversal.link_header.len() == usize::from(traversal.hard_header_len);
             // For a SIT tunnel the kernel starts before the header, with bytes that are not in the record.
-            if traversal.in_device_type == DEVICE_TYPE_SIT
-                || header.len() < usize::from(traversal.link_header_len)
-            {
+            if traversal.device_type == DEVICE_TYPE_SIT || !recorded {
                 return Err(Cut::LinkHeader);
             }
-            let mut bytes = header.iter().chain(self.packet.recorded);
-            for at in 0..len {
-                let byte = bytes.next().ok_or(Cut::LinkHeader)?;
+            for (at, byte) in traversal.link_header.iter().enumerate() {
                 let colon = if at == 0 { "" } else { ":" };
                 put(self.to, format_args!("{colon}{byte:02x}"));
             }

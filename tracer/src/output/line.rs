@@ -115,7 +115,7 @@ mod tests {
             record.mark_after = 0x4000;
             record.conntrack = 0x1000;
             record.conntrack_info = 2;
-            record.flags = tracer_common::flags::OWNER;
+            record.flags = tracer_common::flags::OWNER | tracer_common::flags::CONNTRACK;
             record.uid = 1000;
             record.gid = 100;
         });

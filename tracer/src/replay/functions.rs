@@ -75,6 +75,8 @@ fn match_function(name: &str, revision: u8, family: Family) -> Option<&'static s
         ("iprange", 1, Ipv6) => "iprange_mt6",
         ("ipv6header", 0, Ipv6) => "ipv6header_mt6",
         ("ipvs", 0, _) => "ipvs_mt",
+        ("l2tp", 0, Ipv4) => "l2tp_mt4",
+        ("l2tp", 0, Ipv6) => "l2tp_mt6",
         ("length", 0, Ipv4) => "length_mt",
         ("length", 0, Ipv6) => "length_mt6",
         ("limit", 0, _) => "limit_mt",
@@ -154,6 +156,8 @@ fn target_function(name: &str, revision: u8, family: Family) -> Option<&'static 
         // xt_HL.c
         ("HL", 0, Ipv6) => "hl_tg6",
         ("TTL", 0, Ipv4) => "ttl_tg",
+        ("HMARK", 0, Ipv4) => "hmark_tg_v4",
+        ("HMARK", 0, Ipv6) => "hmark_tg_v6",
         ("LOG", 0, _) => "log_tg",
         // xt_mark.c
         ("MARK", 2, _) => "mark_tg",

@@ -45,6 +45,12 @@ pub enum Reason {
     /// The record has gaps of its own.
     #[error("kernel memory could not be read while the packet was recorded")]
     RecordIncomplete,
+    /// The table was replaced while the packet went through it, or there were too many tables to be sure.
+    #[error("the rules may have been replaced while the packet went through them")]
+    RulesUnsure,
+    /// More had to be observed than a record holds.
+    #[error("more functions were called than a record has room for")]
+    ObservationsCut,
     /// The table is not the one that the record is about.
     #[error("the rules are those of another table")]
     OtherTable,
@@ -108,7 +114,8 @@ pub enum Reason {
         /// Name of the extension.
         extension: String,
     },
-    /// A target that changes headers was observed without them.
+    /// A target that changes headers was observed without them. Where it changes the transport header alone the
+    /// walk goes on, and only the headers of the later lines are in doubt.
     #[error("the headers after {extension} in the rule at offset {rule} were not observed")]
     HeadersNotObserved {
         /// The rule.
@@ -164,6 +171,9 @@ pub enum Gap {
     /// The extension's data is shorter than its struct, or says what the kernel would have refused.
     #[error("its data is malformed")]
     ShortData,
+    /// It depends on headers that a target has changed.
+    #[error("the answer lies in headers that an earlier target may have changed")]
+    Changed,
     /// It depends on something of the connection that is not in the record.
     #[error("the answer depends on more of the connection than was recorded")]
     Connection,

@@ -16,6 +16,8 @@ pub(super) struct View {
     pub(super) mark: u32,
     /// `skb->_nfct`
     pub(super) connection: Connection,
+    /// From here on a target may have changed the headers unseen, and with them the length.
+    pub(super) doubtful_from: Option<u32>,
 }
 
 /// What conntrack knows of the packet.
@@ -46,6 +48,7 @@ impl View {
             headers: traversal.headers.as_slice().into(),
             len: traversal.packet_len,
             mark: traversal.mark_before,
+            doubtful_from: None,
             connection: match traversal.conntrack {
                 Conntrack::None => Connection::None,
                 Conntrack::Untracked => Connection::Untracked,
@@ -69,6 +72,9 @@ impl View {
     /// header, where `skb->data` is while a table is walked. `None` is its NULL: the packet ends before them.
     pub(super) fn bytes(&self, at: u32, len: u32) -> Result<Option<&[u8]>, Gap> {
         let end = u64::from(at) + u64::from(len);
+        if self.doubtful_from.is_some_and(|from| end > u64::from(from)) {
+            return Err(Gap::Changed);
+        }
         if end > u64::from(self.len) {
             return Ok(None);
         }
@@ -80,6 +86,14 @@ impl View {
     pub(super) fn array<const LEN: usize>(&self, at: u32) -> Result<Option<&[u8; LEN]>, Gap> {
         let len = u32::try_from(LEN).map_err(|_| Gap::BeyondCapture)?;
         Ok(self.bytes(at, len)?.and_then(<[u8]>::first_chunk))
+    }
+
+    /// `skb->len`
+    pub(super) fn packet_len(&self) -> Result<u32, Gap> {
+        match self.doubtful_from {
+            None => Ok(self.len),
+            Some(_) => Err(Gap::Changed),
+        }
     }
 
     /// `ip_hdr(skb)`, without options. The kernel has checked that it is whole before any table is called.

@@ -8,10 +8,10 @@ use super::matches::{self, Call, Stop};
 use super::observation::{Observation, Outcome, PacketAfter};
 use super::path::{Completeness, Gap, Path, Reason, Step};
 use super::purity::{Purity, purity};
-use super::targets::{self, CONTINUE, Effect, Use};
+use super::targets::{self, CONTINUE, Effect, Headers, Use};
 use super::view::{Connection, View};
 use crate::ruleset::{BuiltIn, Extension, Offset, Rule, Standard, Table, Target};
-use crate::traversal::{Traversal, Verdict};
+use crate::traversal::{Family, Traversal, Verdict};
 
 /// Rules looked at in one walk. The kernel refuses rules that loop, so only a corrupted table has longer walks.
 const VISITS_MAX: u32 = 1 << 22;
@@ -49,6 +49,8 @@ struct Walk<'a> {
     view: View,
     observed: slice::Iter<'a, Observation>,
     steps: &'a mut Vec<Step>,
+    /// Why the headers of some lines are in doubt.
+    doubt: Option<Reason>,
     /// Whether the view has the packet's mark: not after a target that may have set it unseen.
     knows_mark: bool,
 }
@@ -85,19 +87,20 @@ impl<'a> Walk<'a> {
             view,
             observed: observed.iter(),
             steps,
+            doubt: None,
             knows_mark: true,
         })
     }
 
     /// Walks to the end: the verdict, and whether what is known of the end fits.
     fn run(mut self) -> Result<(Verdict, Result<(), Reason>), Reason> {
-        let verdict = self.to_verdict()?;
+        let verdict = self.end()?;
         let fits = self.check(verdict);
         Ok((verdict, fits))
     }
 
     /// The loop of `ipt_do_table`.
-    fn to_verdict(&mut self) -> Result<Verdict, Reason> {
+    fn end(&mut self) -> Result<Verdict, Reason> {
         let table = self.table;
         // `jumpstack`
         let mut jumps: Vec<usize> = Vec::new();
@@ -175,13 +178,19 @@ impl<'a> Walk<'a> {
                 observed: self.traversal.verdict,
             });
         }
-        match self.traversal.mark_after {
-            Some(observed) if self.knows_mark && observed != self.view.mark => Err(Reason::Mark {
+        if let Some(observed) = self.traversal.mark_after
+            && self.knows_mark
+            && observed != self.view.mark
+        {
+            return Err(Reason::Mark {
                 replayed: self.view.mark,
                 observed,
-            }),
-            _ => Ok(()),
+            });
         }
+        if self.traversal.generation_unsure {
+            return Err(Reason::RulesUnsure);
+        }
+        self.doubt.clone().map_or(Ok(()), Err)
     }
 
     /// The index of the rule that begins at an offset.
@@ -192,12 +201,12 @@ impl<'a> Walk<'a> {
             .map_err(|_| Reason::NoRule(offset))
     }
 
-    /// The index of the rule after another one.
+    /// The index of the rule after another one: the next, for the blob has no gaps.
     fn rule_after(&self, at: usize) -> Result<usize, Reason> {
         let next = self.table.rules[at].next;
         match self.table.rules.get(at + 1) {
             Some(rule) if rule.offset == next => Ok(at + 1),
-            _ => self.rule_at(next),
+            _ => Err(Reason::NoRule(next)),
         }
     }
 
@@ -312,18 +321,26 @@ impl<'a> Walk<'a> {
                     return Ok(Some(Verdict::from(verdict)));
                 }
                 self.view.mark = after.mark;
-                match &after.headers {
-                    Some(headers) => {
+                let unseen = || Reason::HeadersNotObserved {
+                    rule: rule.offset,
+                    extension: extension.name.clone(),
+                };
+                match (&after.headers, touches.headers) {
+                    (Some(headers), _) => {
                         self.view.headers = headers.bytes.clone();
                         self.view.len = headers.packet_len;
+                        self.view.doubtful_from = None;
                     }
-                    None if touches.headers => {
-                        return Err(Reason::HeadersNotObserved {
-                            rule: rule.offset,
-                            extension: extension.name.clone(),
-                        });
+                    (None, Headers::None) => {}
+                    (None, Headers::Transport) => {
+                        let from = match self.table.family {
+                            Family::Ipv4 => self.parameters.transport,
+                            Family::Ipv6 => 40,
+                        };
+                        self.view.doubtful_from = Some(from);
+                        self.doubt.get_or_insert_with(unseen);
                     }
-                    None => {}
+                    (None, Headers::All) => return Err(unseen()),
                 }
                 if touches.connection {
                     self.view.connection = Connection::Unknown;
@@ -384,6 +401,7 @@ impl<'a> Walk<'a> {
     fn need_no_observation(&self, at: Place<'_>) -> Result<(), Reason> {
         match (purity(at.extension, self.table), self.observed.as_slice().first()) {
             (Purity::Pure, _) => Ok(()),
+            (Purity::Observed, None) if self.traversal.observed_cut => Err(Reason::ObservationsCut),
             (Purity::Observed, None) => Err(at.not_observed()),
             (Purity::Observed, Some(next)) => Err(Reason::OutOfPlace {
                 rule: at.rule.offset,

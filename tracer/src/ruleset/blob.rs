@@ -39,6 +39,9 @@ const ERROR: &str = "ERROR";
 /// `XT_RETURN`, `-NF_REPEAT - 1`.
 const RETURN: i32 = -5;
 
+// A 32-bit process would be told other offsets than the kernel's own (`CONFIG_NETFILTER_XTABLES_COMPAT`).
+const _: () = assert!(size_of::<usize>() == 8);
+
 /// Where things are in an entry of one family.
 struct Layout {
     /// Length of `struct ipt_ip` or `struct ip6t_ip6`, with which an entry begins.

@@ -12,6 +12,7 @@ use std::ffi::{c_int, c_void};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _};
 use std::iter;
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::net::if_::if_indextoname;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
 use thiserror::Error;
@@ -191,6 +193,8 @@ impl Netns {
     /// The namespace of an inode number, which is all that a packet's record has: looked for among those that
     /// have a name in `/run/netns` and those of processes and threads. `None` if it is not there, for example
     /// because it is gone.
+    ///
+    /// In the worst case it looks at every thread of the machine, so keep what it finds.
     #[must_use]
     pub fn by_inode(inode: u32) -> Option<Self> {
         find(Path::new("/"), u64::from(inode)).find_map(|path| {
@@ -240,7 +244,8 @@ impl Netns {
         &self.name
     }
 
-    /// Reads all legacy tables that exist in the namespace, those of IPv4 first.
+    /// Reads all legacy tables that exist in the namespace, those of IPv4 first; none if the modules are not
+    /// loaded.
     ///
     /// A table can be replaced by one of the very same size while it is read, which cannot be seen from here;
     /// who needs to know compares the address of its `xt_table_info` before and after.
@@ -276,6 +281,13 @@ impl Netns {
             }
             Ok(all)
         })
+    }
+
+    /// Name of the network device with this index; `None` if there is none.
+    #[must_use]
+    pub fn device_name(&self, ifindex: NonZeroU32) -> Option<String> {
+        let name = self.enter(|| Ok(if_indextoname(ifindex.get()).ok()));
+        Some(name.ok()??.to_string_lossy().into_owned())
     }
 
     /// Reads one table; `None` if it does not exist in the namespace.

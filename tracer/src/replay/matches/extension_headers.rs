@@ -43,11 +43,11 @@ pub(super) fn fragment(call: &Call<'_>) -> Answer {
     let data = call.data;
     let asked = data.u8(12)?;
     let id = data.range_u32_has(0, be32(header, 4))? ^ (data.u8(13)? & INVERT_ID != 0);
-    Ok(id
-        && !(asked & RESERVED != 0 && (reserved != 0 || offset & 6 != 0))
-        && !(asked & FIRST != 0 && offset & !7 != 0)
-        && !(asked & MORE != 0 && !more)
-        && !(asked & LAST != 0 && more))
+    let refused = asked & RESERVED != 0 && (reserved != 0 || offset & 6 != 0)
+        || asked & FIRST != 0 && offset & !7 != 0
+        || asked & MORE != 0 && !more
+        || asked & LAST != 0 && more;
+    Ok(id && !refused)
 }
 
 pub(super) fn hop_by_hop(call: &Call<'_>) -> Answer {

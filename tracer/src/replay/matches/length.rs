@@ -10,8 +10,9 @@ use crate::replay::view::be16;
 
 /// `struct xt_length_info`: least and greatest 0, inversion 4.
 pub(super) fn ipv4(call: &Call<'_>) -> Answer {
+    let packet_len = call.view.packet_len()?;
     match be16(call.view.ipv4()?, 2) {
-        0 => agreed(call, 0, call.view.len),
+        0 => agreed(call, 0, packet_len),
         len => has(call, u32::from(len)),
     }
 }
@@ -19,7 +20,11 @@ pub(super) fn ipv4(call: &Call<'_>) -> Answer {
 /// The same struct.
 pub(super) fn ipv6(call: &Call<'_>) -> Answer {
     let payload_len = be16(call.view.ipv6()?, 4);
-    agreed(call, u32::from(payload_len.wrapping_add(40)), call.view.len)
+    agreed(
+        call,
+        u32::from(payload_len.wrapping_add(40)),
+        call.view.packet_len()?,
+    )
 }
 
 fn agreed(call: &Call<'_>, old: u32, new: u32) -> Answer {

@@ -33,10 +33,21 @@ pub(super) enum Effect {
 /// What a target changes besides the mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Touches {
-    /// The headers.
-    pub(super) headers: bool,
+    /// Which headers.
+    pub(super) headers: Headers,
     /// The connection that is attached to the packet, or its mark or status.
     pub(super) connection: bool,
+}
+
+/// Which headers a target changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Headers {
+    /// None.
+    None,
+    /// The transport header, but not its ports; maybe the length of the packet.
+    Transport,
+    /// Any.
+    All,
 }
 
 /// A use of a target in a rule.
@@ -60,16 +71,20 @@ impl<'a> Use<'a> {
     }
 }
 
+const TRANSPORT: Effect = Effect::Observed(Touches {
+    headers: Headers::Transport,
+    connection: false,
+});
 const HEADERS: Effect = Effect::Observed(Touches {
-    headers: true,
+    headers: Headers::All,
     connection: false,
 });
 const MARK_ALONE: Effect = Effect::Observed(Touches {
-    headers: false,
+    headers: Headers::None,
     connection: false,
 });
 const ANYTHING: Effect = Effect::Observed(Touches {
-    headers: true,
+    headers: Headers::All,
     connection: true,
 });
 
@@ -109,9 +124,8 @@ pub(super) fn effect(extension: &Extension, target: &Use<'_>) -> Effect {
             gives: queue::gives,
             keeps_mark: true,
         },
-        ("CHECKSUM" | "TCPMSS" | "TCPOPTSTRIP", 0, _) | ("ECN", 0, Ipv4) | ("DNPT" | "SNPT", 0, Ipv6) => {
-            HEADERS
-        }
+        ("CHECKSUM" | "TCPMSS" | "TCPOPTSTRIP", 0, _) => TRANSPORT,
+        ("ECN", 0, Ipv4) | ("DNPT" | "SNPT", 0, Ipv6) => HEADERS,
         ("HMARK", 0, _) | ("SET", 3, _) | ("SYNPROXY", 0, _) => MARK_ALONE,
         _ => ANYTHING,
     }

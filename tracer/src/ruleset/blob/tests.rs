@@ -232,6 +232,24 @@ fn what_the_kernel_would_not_take_is_refused() {
 }
 
 #[test]
+fn a_jump_goes_to_an_entry_of_the_table() {
+    let jump = |to| {
+        let builder = TableBuilder::new(Family::Ipv6, "raw")
+            .built_in(Hook::PreRouting, ACCEPT)
+            .rule(rule().jump_to_offset(to));
+        let (info, blob) = builder.blob();
+        decode(Family::Ipv6, &info, blob).map(|table| table.rules[0].target.clone())
+    };
+    let (len, last) = (208 + 208 + 232, 208 + 208);
+    for to in [0, 208, last] {
+        assert_eq!(jump(to), Ok(Target::Standard(Standard::Jump(to))));
+    }
+    for to in [1, 168, 209, len, len + 8, 0x7fff_ffff] {
+        assert_eq!(jump(to), Err(BlobError::Jump { offset: 0, to }));
+    }
+}
+
+#[test]
 fn a_large_table_is_decoded_in_no_time() {
     let chains = 1000;
     let rules = |chain: usize| {

@@ -193,7 +193,7 @@ impl fmt::Display for Protocol {
 fn matching(text: &mut String, table: &Table, extension: &Extension) {
     let data = Data(table.data(&extension.data));
     let len = text.len();
-    push(text, format_args!(" -m {}", extension.name));
+    push(text, format_args!(" -m {}", typed_name(extension, data)));
     if known_match(text, extension, data).is_none() {
         text.truncate(len);
         unknown(text, "-m", extension, data);
@@ -208,6 +208,16 @@ fn target(text: &mut String, table: &Table, extension: &Extension) {
         text.truncate(len);
         unknown(text, "-j", extension, data);
     }
+}
+
+/// The name that the match was typed with.
+fn typed_name<'a>(extension: &'a Extension, data: Data<'_>) -> &'a str {
+    let is_state = extension.name == "conntrack"
+        && extension.revision >= 2
+        && data
+            .u16(CONNTRACK_ASKED)
+            .is_some_and(|asked| asked & CONNTRACK_ALIAS != 0);
+    if is_state { "state" } else { &extension.name }
 }
 
 /// Name, revision and bytes, without the zeros at the end.
@@ -422,15 +432,24 @@ impl fmt::Display for TcpFlags {
     }
 }
 
+/// Where `match_flags` is in `struct xt_conntrack_mtinfo2` and `3`; `invert_flags` and `state_mask` follow.
+const CONNTRACK_ASKED: usize = 146;
+/// `XT_CONNTRACK_STATE_ALIAS`: typed as `-m state`; no meaning of its own.
+const CONNTRACK_ALIAS: u16 = 1 << 13;
+
 /// `struct xt_conntrack_mtinfo2` and `3`, when nothing but the state is asked for.
 fn conntrack_state(text: &mut String, data: Data<'_>) -> Option<()> {
     const STATE: u16 = 1;
-    /// Typed as `-m state`; no meaning of its own.
-    const ALIAS: u16 = 1 << 13;
-    let (asked, inverted, state) = (data.u16(146)?, data.u16(148)?, data.u16(150)?);
-    if asked & !ALIAS != STATE || inverted & !(STATE | ALIAS) != 0 {
+    let asked = data.u16(CONNTRACK_ASKED)?;
+    let (inverted, state) = (data.u16(CONNTRACK_ASKED + 2)?, data.u16(CONNTRACK_ASKED + 4)?);
+    if asked & !CONNTRACK_ALIAS != STATE || inverted & !STATE != 0 {
         return None;
     }
+    let option = if asked & CONNTRACK_ALIAS == 0 {
+        " --ctstate "
+    } else {
+        " --state "
+    };
     let names = [
         (1 << 0, "INVALID"),
         (1 << 3, "NEW"),
@@ -440,7 +459,7 @@ fn conntrack_state(text: &mut String, data: Data<'_>) -> Option<()> {
         (1 << 6, "SNAT"),
         (1 << 7, "DNAT"),
     ];
-    list(text, " --ctstate ", state, inverted & STATE != 0, &names)
+    list(text, option, state, inverted & STATE != 0, &names)
 }
 
 /// `1 << RTN_*` of `include/uapi/linux/rtnetlink.h`.
@@ -674,6 +693,10 @@ mod tests {
         );
         assert_eq!(v4(rule().bits(1, 0x20).not_protocol(99)), "! -p 99 ! -f");
         assert_eq!(v6(rule().bits(1, 0)), "");
+        assert_eq!(
+            v4(rule().not_destination("127.0.0.0/8").not_source("0.0.0.0/0")),
+            "! -s 0.0.0.0/0 ! -d 127.0.0.0/8"
+        );
         let mut odd = rule().source("10.0.0.1");
         odd.header.source.1[1] = 0xf0;
         assert_eq!(v4(odd), "-s 10.0.0.1/255.240.255.255");
@@ -744,7 +767,12 @@ mod tests {
             v4(rule().matching("conntrack", 3, &state)),
             "-m conntrack --ctstate RELATED,ESTABLISHED"
         );
-        state[146] = 3;
+        state[146..148].copy_from_slice(&0x2001_u16.to_ne_bytes());
+        assert_eq!(
+            v4(rule().matching("conntrack", 3, &state)),
+            "-m state --state RELATED,ESTABLISHED"
+        );
+        state[146..148].copy_from_slice(&3_u16.to_ne_bytes());
         assert!(v4(rule().matching("conntrack", 3, &state)).starts_with("-m conntrack[3] 0x00"));
     }
 

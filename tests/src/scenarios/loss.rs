@@ -1,0 +1,151 @@
+//! What is lost is counted, to the last traversal.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use super::trial;
+use crate::command::run;
+use crate::neighbours::Family;
+use crate::tracer::{Summary, THIS_NETNS, Tracer};
+use crate::traffic::{Place, send};
+use crate::wait;
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial("loss::shown_and_lost_are_all", shown_and_lost_are_all),
+        trial("loss::state_on_request", state_on_request),
+        trial("loss::count_ends_a_trace", count_ends_a_trace),
+        trial("loss::duration_ends_a_trace", duration_ends_a_trace),
+    ]
+}
+
+const RULES: &str = "*raw\n-A OUTPUT -p udp --dport 7300\n-A PREROUTING -p udp --dport 7300\nCOMMIT\n\
+                     *filter\n-A OUTPUT -p udp --dport 7300\n-A INPUT -p udp --dport 7300\nCOMMIT\n";
+const PORT: u16 = 7300;
+/// Traversals of each datagram, as the rules have it.
+const TRAVERSALS: u64 = 4;
+
+/// Sends datagrams to the port over loopback.
+fn datagrams(count: u64) -> Result<()> {
+    let loopback = Family::V4.loopback();
+    let (sender, receiver) = (Place::Here.udp(loopback, 0)?, Place::Here.udp(loopback, PORT)?);
+    receiver
+        .set_nonblocking(true)
+        .context("failed to set up socket")?;
+    for _ in 0..count {
+        send(&sender, (loopback, PORT).into(), 10)?;
+        while receiver.recv(&mut [0; 10]).is_ok() {}
+    }
+    Ok(())
+}
+
+/// How often the rules matched.
+fn counted() -> Result<u64> {
+    let rules = run("iptables-legacy-save -c")?;
+    let counts = rules.lines().filter(|line| line.contains("--dport 7300"));
+    counts
+        .map(|line| {
+            let count = line.trim_start_matches('[').split(':').next();
+            count
+                .and_then(|count| count.parse::<u64>().ok())
+                .with_context(|| format!("failed to read counter: {line}"))
+        })
+        .sum()
+}
+
+/// One tracer has a small buffer and is not given the processor, another one has room for everything.
+fn shown_and_lost_are_all() -> Result<()> {
+    const BEFORE: u64 = 20;
+    const WHILE_STOPPED: u64 = 1000;
+    const AFTER: u64 = 20;
+
+    Family::V4.restore(RULES)?;
+    let small = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --ring-kib 4"))?;
+    let large = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --ring-kib 16384"))?;
+    datagrams(BEFORE)?;
+    small.signal(Signal::SIGSTOP)?;
+    datagrams(WHILE_STOPPED)?;
+    small.signal(Signal::SIGCONT)?;
+    datagrams(AFTER)?;
+    let all = counted()?;
+    let (small, large) = (small.stop()?, large.stop()?);
+    ensure!(
+        all == (BEFORE + WHILE_STOPPED + AFTER) * TRAVERSALS,
+        "the rules counted {all}"
+    );
+    let sum = small.summary()?;
+    ensure!(
+        sum.losses.len() == 1 && sum.ring_full() > 0 && sum.shown + sum.ring_full() == all,
+        "the rules counted {all}, the small one says: {}",
+        small.said
+    );
+    let large = large.whole()?;
+    ensure!(
+        large.len() as u64 == all,
+        "the rules counted {all}, the large one showed {}",
+        large.len()
+    );
+    // What was shown is right, gaps or not: each packet's lines are some of those that there are.
+    let mut steps: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for line in &small.lines {
+        steps.entry(line.packet).or_default().push(line.step());
+    }
+    let way = [
+        "raw:OUTPUT ACCEPT",
+        "filter:OUTPUT ACCEPT",
+        "raw:PREROUTING ACCEPT",
+        "filter:INPUT ACCEPT",
+    ];
+    for (number, steps) in steps {
+        let mut rest = way.iter();
+        ensure!(
+            steps.iter().all(|step| rest.any(|way| way == step)),
+            "#{number} passed {steps:?}"
+        );
+    }
+    Ok(())
+}
+
+fn state_on_request() -> Result<()> {
+    Family::V4.restore(RULES)?;
+    let tracer = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS}"))?;
+    for sum in 1..=2 {
+        datagrams(5)?;
+        wait::until("lines", || Ok(tracer.shown_len()? > 0))?;
+        tracer.signal(Signal::SIGUSR1)?;
+        wait::until(
+            "tracer to tell",
+            || Ok(Summary::all(&tracer.said()?).len() >= sum),
+        )?;
+    }
+    let report = tracer.stop()?;
+    let sums = Summary::all(&report.said);
+    ensure!(
+        sums.len() == 3
+            && sums[0].shown > 0
+            && sums.iter().is_sorted_by_key(|sum| sum.shown)
+            && sums[2].shown == 10 * TRAVERSALS,
+        "{}",
+        report.said
+    );
+    Ok(())
+}
+
+fn count_ends_a_trace() -> Result<()> {
+    Family::V4.restore(RULES)?;
+    let tracer = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --count 6"))?;
+    datagrams(10)?;
+    let lines = tracer.wait()?.whole()?;
+    ensure!(lines.len() == 6, "{} lines instead of 6", lines.len());
+    Ok(())
+}
+
+fn duration_ends_a_trace() -> Result<()> {
+    Family::V4.restore(RULES)?;
+    let tracer = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --duration 1s"))?;
+    tracer.wait()?.whole()?;
+    Ok(())
+}
