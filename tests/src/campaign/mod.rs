@@ -152,11 +152,18 @@ impl Trial {
 }
 
 fn trial(ruleset: &Ruleset, packets_seed: u64) -> Result<Trial> {
+    let started = Instant::now();
+    let told = |what: &str| eprintln!("  {:.1} s: {what}", started.elapsed().as_secs_f32());
     let network = Network::new()?;
+    told("network");
     network.node.enter(|| load(ruleset))?;
+    told("rules loaded");
     let mut observer = Observer::start(&network)?;
+    told("tracer ready");
     traffic::send(&mut Rng::with_seed(packets_seed), &network, || observer.read())?;
+    told("packets sent");
     let accounts = observer.finish(&network)?;
+    told("tracer ended");
     let comparison = compare::compare(&accounts.kernel, accounts.kernel_len, &accounts.tracer);
     Ok(Trial { accounts, comparison })
 }

@@ -10,7 +10,7 @@ const LINES_MAX: usize = 60;
 
 /// How to see a ruleset again.
 pub(super) fn rerun(seed: u64, index: u64) -> String {
-    let kernel = std::env::var("TRACER_TEST_KERNEL").unwrap_or_else(|_| "SERIES".to_owned());
+    let kernel = std::env::var("TRACER_TEST_SERIES").unwrap_or_else(|_| "SERIES".to_owned());
     format!(
         "again: cargo xtask oracle --backend legacy --kernel {kernel} --seed {seed} --only {index} --shrink\n"
     )

@@ -20,6 +20,9 @@ pub(super) const TCP_PORTS: [u16; 2] = [80, 81];
 /// The same for UDP.
 pub(super) const UDP_PORTS: [u16; 2] = [5000, 5001];
 
+/// Datagrams that a server answers at a time.
+const ANSWERS_MAX: usize = 3;
+
 /// Servers that send everything back.
 pub(super) struct Servers {
     datagrams: Vec<UdpSocket>,
@@ -55,7 +58,11 @@ impl Servers {
     pub(super) fn answer(&mut self) {
         let mut buffer = [0; 4096];
         for socket in &self.datagrams {
-            while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+            // Not until there is no more: rules can make a server its own client.
+            for _ in 0..ANSWERS_MAX {
+                let Ok((count, from)) = socket.recv_from(&mut buffer) else {
+                    break;
+                };
                 drop(socket.send_to(&buffer[..count], from));
             }
         }
@@ -131,7 +138,7 @@ pub(super) fn begin(socket: &OwnedFd, from: u16, to: SocketAddr, data: &[u8]) ->
         Ok(()) | Err(Errno::EINPROGRESS) => {}
         Err(_) => return Ok(()),
     }
-    drop(nix::unistd::write(socket.as_fd(), data));
+    let _ = nix::unistd::write(socket.as_fd(), data);
     Ok(())
 }
 
@@ -139,12 +146,7 @@ pub(super) fn begin(socket: &OwnedFd, from: u16, to: SocketAddr, data: &[u8]) ->
 pub(super) fn send_packet(socket: &OwnedFd, to: SocketAddr, packet: &[u8]) {
     let flags = nix::sys::socket::MsgFlags::empty();
     // Rules may drop it, and the kernel refuses packets that are too odd.
-    drop(nix::sys::socket::sendto(
-        socket.as_raw_fd(),
-        packet,
-        &SockaddrStorage::from(to),
-        flags,
-    ));
+    let _ = nix::sys::socket::sendto(socket.as_raw_fd(), packet, &SockaddrStorage::from(to), flags);
 }
 
 /// A socket that sends frames from `eth0` of a peer.
@@ -173,5 +175,5 @@ pub(super) fn send_frame(socket: &OwnedFd, [to, from]: [[u8; 6]; 2], packet: &[u
         0x0800
     };
     let frame = [&to[..], &from, &kind.to_be_bytes(), packet].concat();
-    drop(nix::unistd::write(socket, &frame));
+    let _ = nix::unistd::write(socket, &frame);
 }
