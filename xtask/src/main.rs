@@ -7,6 +7,7 @@ mod demo;
 mod error;
 mod interrupts;
 mod lint;
+mod oracle;
 mod process;
 mod progress;
 mod run;
@@ -32,6 +33,7 @@ Examples:
   cargo xtask run -- trace --help      any other arguments go to tracer
   cargo xtask demo                     see it at work on a Kubernetes node in a test machine
   cargo xtask test                     all tests; `unit` or `vm` for one part of them
+  cargo xtask oracle                   random rulesets and packets, held against the kernel's TRACE
   cargo xtask vm                       a shell in a test machine
   cargo xtask setup                    get everything that any command needs, once
 
@@ -56,6 +58,8 @@ enum Command {
     Lint(lint::Args),
     /// Run the tests: unit tests here, scenarios in a test machine of each kernel
     Test(test::Args),
+    /// Hold tracer against the kernel's TRACE with random rulesets and packets
+    Oracle(oracle::Args),
     /// Run a command or a shell in a test machine
     Vm(vm::Args),
 }
@@ -80,6 +84,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::command(args),
         Command::Lint(args) => lint::command(&args).map(done),
         Command::Test(args) => test::command(&args),
+        Command::Oracle(args) => oracle::command(&args),
         Command::Vm(args) => vm::command(args),
     }
 }

@@ -89,10 +89,38 @@ impl Lab {
         stdout: &mut (dyn io::Write + Send),
         stderr: &mut (dyn io::Write + Send),
     ) -> Result<Outcome> {
+        self.run_with(self.options.clone(), kernel, limit, job, stdout, stderr)
+    }
+
+    /// The same in a machine where one thing happens at a time.
+    pub(crate) fn run_on_one_processor(
+        &self,
+        kernel: &Kernel,
+        limit: Option<Duration>,
+        job: &Job,
+        stdout: &mut (dyn io::Write + Send),
+        stderr: &mut (dyn io::Write + Send),
+    ) -> Result<Outcome> {
+        let options = VmOptions {
+            processors: 1,
+            ..self.options.clone()
+        };
+        self.run_with(options, kernel, limit, job, stdout, stderr)
+    }
+
+    fn run_with(
+        &self,
+        options: VmOptions,
+        kernel: &Kernel,
+        limit: Option<Duration>,
+        job: &Job,
+        stdout: &mut (dyn io::Write + Send),
+        stderr: &mut (dyn io::Write + Send),
+    ) -> Result<Outcome> {
         let image = Image::build(&self.ws, &self.tools, kernel, &self.programs)?;
         let options = VmOptions {
             time_limit: limit,
-            ..self.options.clone()
+            ..options
         };
         let session = Session {
             ws: &self.ws,

@@ -1,0 +1,190 @@
+//! The random oracle: rulesets and packets that nobody thought of, through the kernel with a TRACE rule and
+//! through tracer without one, and no difference between the two accounts.
+//!
+//! Everything follows from a seed: ruleset number `i` of a campaign can be made again alone.
+
+pub mod compare;
+pub mod generate;
+pub mod network;
+pub mod rules;
+
+mod observe;
+mod report;
+mod shrink;
+mod sockets;
+mod traffic;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use fastrand::Rng;
+
+use self::compare::Comparison;
+use self::network::Network;
+use self::observe::{Accounts, Observer};
+use self::rules::{Family, Ruleset};
+use crate::{command, ruleset, trace_log};
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// Rulesets to try.
+    pub rulesets: u64,
+    /// Only this one.
+    pub only: Option<u64>,
+    /// Whether to look for a small ruleset that still shows a difference.
+    pub shrink: bool,
+    /// Whether to print rulesets and all lines.
+    pub verbose: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Rulesets tried.
+    pub tried: u64,
+    /// Rulesets without a difference.
+    pub identical: u64,
+    /// Lines of the kernel's that had their partner.
+    pub steps: usize,
+    /// Why traversals were partial, with how many.
+    pub partial: BTreeMap<String, usize>,
+}
+
+/// The seeds of a ruleset and of its packets.
+fn seeds(seed: u64, index: u64) -> [u64; 2] {
+    let mut rng = Rng::with_seed(seed ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    [rng.u64(..), rng.u64(..)]
+}
+
+/// Runs a campaign; differences are printed as they are found.
+///
+/// # Errors
+///
+/// When the ground is missing: tools, namespaces, the kernel's log.
+pub fn run(campaign: &Campaign) -> Result<Outcome> {
+    trace_log::allow_all_namespaces()?;
+    let mut outcome = Outcome::default();
+    let indices = match campaign.only {
+        Some(index) => index..index + 1,
+        None => 0..campaign.rulesets,
+    };
+    for index in indices {
+        let started = Instant::now();
+        outcome.tried += 1;
+        let [rules_seed, packets_seed] = seeds(campaign.seed, index);
+        let ruleset = generate::ruleset(&mut Rng::with_seed(rules_seed));
+        if campaign.verbose {
+            println!("{ruleset}");
+        }
+        let trial = match trial(&ruleset, packets_seed) {
+            Ok(trial) => trial,
+            Err(error) => {
+                println!("ruleset {index}: {error:#}");
+                print!("{}", report::rerun(campaign.seed, index));
+                continue;
+            }
+        };
+        if campaign.verbose {
+            println!("{}", report::whole(&trial.accounts));
+        }
+        for reason in trial.partial() {
+            *outcome.partial.entry(reason).or_default() += 1;
+        }
+        let seconds = started.elapsed().as_secs_f32();
+        match trial.comparison {
+            Comparison::Identical { steps } => {
+                outcome.identical += 1;
+                outcome.steps += steps;
+                eprintln!(
+                    "ruleset {index}: identical, {steps} steps, {} rules, {seconds:.1} s",
+                    ruleset.len()
+                );
+            }
+            Comparison::Different { .. } => {
+                println!("ruleset {index}: different");
+                print!("{}", report::difference(&trial.accounts, &trial.comparison));
+                print!("{}", report::rerun(campaign.seed, index));
+                let small = if campaign.shrink {
+                    shrink::small(&ruleset, packets_seed)
+                } else {
+                    None
+                };
+                match small {
+                    Some((small, trial)) => {
+                        println!("a smaller ruleset that differs:\n{small}");
+                        print!("{}", report::difference(&trial.accounts, &trial.comparison));
+                    }
+                    None => println!("the ruleset:\n{ruleset}"),
+                }
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// One ruleset with its packets.
+struct Trial {
+    accounts: Accounts,
+    comparison: Comparison,
+}
+
+impl Trial {
+    /// Why traversals were partial; numbers are left out, so that they can be counted.
+    fn partial(&self) -> impl Iterator<Item = String> {
+        self.accounts.tracer.iter().filter_map(|line| {
+            let reason = line.strip_prefix("PARTIAL: ")?.splitn(3, ':').nth(2)?.trim();
+            let plain = |word: &str| {
+                if word.trim_start_matches("0x").chars().any(|c| c.is_ascii_digit()) {
+                    "N"
+                } else {
+                    word
+                }
+                .to_owned()
+            };
+            Some(reason.split_whitespace().map(plain).collect::<Vec<_>>().join(" "))
+        })
+    }
+}
+
+fn trial(ruleset: &Ruleset, packets_seed: u64) -> Result<Trial> {
+    let started = Instant::now();
+    let told = |what: &str| eprintln!("  {:.1} s: {what}", started.elapsed().as_secs_f32());
+    let network = Network::new()?;
+    told("network");
+    network.node.enter(|| load(ruleset))?;
+    told("rules loaded");
+    let mut observer = Observer::start(&network)?;
+    told("tracer ready");
+    traffic::send(&mut Rng::with_seed(packets_seed), &network, || observer.read())?;
+    told("packets sent");
+    let accounts = observer.finish(&network)?;
+    told("tracer ended");
+    let comparison = compare::compare(&accounts.kernel, accounts.kernel_len, &accounts.tracer);
+    Ok(Trial { accounts, comparison })
+}
+
+/// Loads a ruleset with the real tools, in the current namespace.
+fn load(ruleset: &Ruleset) -> Result<()> {
+    command::run_with("ipset restore", &ruleset.sets)?;
+    for family in Family::ALL {
+        let text = ruleset.text(family);
+        let restored = match family {
+            Family::V4 => ruleset::restore_v4(&text),
+            Family::V6 => ruleset::restore_v6(&text),
+        };
+        restored.with_context(|| format!("the ruleset was refused: {family}:\n{}", numbered(&text)))?;
+    }
+    Ok(())
+}
+
+fn numbered(text: &str) -> String {
+    text.lines()
+        .enumerate()
+        .map(|(at, line)| format!("{:>4} {line}\n", at + 1))
+        .collect()
+}

@@ -1,0 +1,130 @@
+//! What a person needs to see of a difference.
+
+use std::fmt::Write as _;
+
+use super::compare::{self, Comparison};
+use super::observe::Accounts;
+
+/// Lines of a packet shown before those that differ are cut.
+const LINES_MAX: usize = 60;
+
+/// How to see a ruleset again.
+pub(super) fn rerun(seed: u64, index: u64) -> String {
+    let kernel = std::env::var("TRACER_TEST_SERIES").unwrap_or_else(|_| "SERIES".to_owned());
+    format!(
+        "again: cargo xtask oracle --backend legacy --kernel {kernel} --seed {seed} --only {index} --shrink\n"
+    )
+}
+
+/// The lines of the packet at which the two sides differ.
+pub(super) fn difference(accounts: &Accounts, comparison: &Comparison) -> String {
+    let Comparison::Different { kernel, tracer } = *comparison else {
+        return String::new();
+    };
+    let mut text = String::new();
+    let (kernel_line, tracer_line) = (accounts.kernel.get(kernel), accounts.tracer.get(tracer));
+    // Writing to a string cannot fail.
+    let _ = writeln!(
+        text,
+        "kernel line {kernel}:  {}",
+        kernel_line.map_or("none", String::as_str)
+    );
+    let _ = writeln!(
+        text,
+        "tracer line {tracer}:  {}",
+        tracer_line.map_or("none", String::as_str)
+    );
+    let Some(packet) = kernel_line.or(tracer_line).map(|line| compare::packet(line)) else {
+        return text;
+    };
+    let of_packet = |lines: &[String]| -> Vec<String> {
+        let mut is_last = false;
+        let chosen = lines.iter().filter(|line| {
+            if !line.starts_with("PARTIAL: ") {
+                is_last = compare::packet(line) == packet;
+            }
+            is_last
+        });
+        chosen.map(|line| line.trim_end().to_owned()).collect()
+    };
+    let (kernel, tracer) = (of_packet(&accounts.kernel), of_packet(&accounts.tracer));
+    let _ = writeln!(text, "the packet, - only the kernel, + only tracer:");
+    for line in diff(&kernel, &tracer).iter().take(LINES_MAX) {
+        let _ = writeln!(text, "{line}");
+    }
+    let _ = writeln!(text, "around it, kernel:");
+    for line in around(&accounts.kernel, comparison_place(comparison).0) {
+        let _ = writeln!(text, "  {line}");
+    }
+    let _ = writeln!(text, "around it, tracer:");
+    for line in around(&accounts.tracer, comparison_place(comparison).1) {
+        let _ = writeln!(text, "  {line}");
+    }
+    let _ = writeln!(text, "tracer says: {}", accounts.words);
+    text
+}
+
+fn comparison_place(comparison: &Comparison) -> (usize, usize) {
+    match *comparison {
+        Comparison::Different { kernel, tracer } => (kernel, tracer),
+        Comparison::Identical { .. } => (0, 0),
+    }
+}
+
+fn around(lines: &[String], place: usize) -> &[String] {
+    let from = place.saturating_sub(4).min(lines.len());
+    &lines[from..(place + 8).min(lines.len())]
+}
+
+/// Everything that both sides said.
+pub(super) fn whole(accounts: &Accounts) -> String {
+    format!(
+        "kernel:\n{}\ntracer:\n{}\n",
+        accounts.kernel[..accounts.kernel_len].join("\n"),
+        accounts.tracer.join("\n")
+    )
+}
+
+/// By longest common subsequence.
+fn diff(left: &[String], right: &[String]) -> Vec<String> {
+    let (rows, columns) = (left.len(), right.len());
+    let mut lengths = vec![vec![0_usize; columns + 1]; rows + 1];
+    for row in (0..rows).rev() {
+        for column in (0..columns).rev() {
+            lengths[row][column] = if left[row] == right[column] {
+                lengths[row + 1][column + 1] + 1
+            } else {
+                lengths[row + 1][column].max(lengths[row][column + 1])
+            };
+        }
+    }
+    let (mut row, mut column) = (0, 0);
+    let mut lines = Vec::new();
+    while row < rows || column < columns {
+        if row < rows && column < columns && left[row] == right[column] {
+            lines.push(format!("  {}", left[row]));
+            (row, column) = (row + 1, column + 1);
+        } else if column == columns || (row < rows && lengths[row + 1][column] >= lengths[row][column + 1]) {
+            lines.push(format!("- {}", left[row]));
+            row += 1;
+        } else {
+            lines.push(format!("+ {}", right[column]));
+            column += 1;
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_either_side_are_marked() {
+        let lines = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(
+            diff(&lines("a b c"), &lines("a d c")),
+            ["  a", "- b", "+ d", "  c"]
+        );
+    }
+}
