@@ -24,6 +24,7 @@ const NODEPORT: u16 = 32275;
 const POD: Ipv4Addr = Ipv4Addr::new(10, 244, 3, 3);
 const POD_PORT: u16 = 8080;
 const POD_MAC: &str = "32:bb:37:fe:19:df";
+const FLANNEL_MAC: &str = "1a:20:6a:5c:e4:c1";
 const PAGE: &str = "Hello from the pod\n";
 
 /// A Kubernetes node (kube-proxy, flannel, docker) with a `NodePort` service whose only endpoint is a pod
@@ -70,11 +71,16 @@ pub fn nodeport_of(family: Family) -> Result<NodePort> {
     command::run(&format!("{ip} route add {} dev flannel.1", at(10, 244, 3, 0, 24)))?;
     pod.ip(&format!("address add {} dev eth0", prefix(family, POD, 24)))?;
     pod.ip(&format!("link set eth0 address {POD_MAC}"))?;
+    command::run(&format!("ip link set flannel.1 address {FLANNEL_MAC}"))?;
     pod.run(&format!("{ip} route add default dev eth0"))?;
-    // As flannel does: nobody has to ask for the pod.
+    // As flannel does: nobody has to ask for the other.
     command::run(&format!(
         "ip neigh add {} lladdr {POD_MAC} dev flannel.1 nud permanent",
         twin::address(family, POD)
+    ))?;
+    pod.run(&format!(
+        "ip neigh add {} lladdr {FLANNEL_MAC} dev eth0 nud permanent",
+        twin::address(family, Ipv4Addr::new(10, 244, 0, 0))
     ))?;
 
     forward()?;

@@ -4,7 +4,10 @@
 //! names), when the first record of it arrives. A record whose generation is gone by then has no path, and
 //! says so.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     replay::{self, Completeness, Observation, Outcome, PacketAfter},
@@ -14,6 +17,8 @@ use crate::{
 
 /// Generations kept for each table. A record may arrive after the next replacement was read.
 const GENERATIONS_KEPT: usize = 4;
+/// Generations that cannot be read any more of which this is known, over all tables.
+const GONE_KEPT: usize = 64;
 /// Tables kept in all, over every network namespace.
 const TABLES_KEPT: usize = 4096;
 
@@ -87,6 +92,9 @@ type TableKey = (u32, Family, String);
 pub struct Explainer {
     /// The generations of each table that were read, the latest last.
     tables: HashMap<TableKey, Vec<(Generation, Arc<Rules>)>>,
+    /// Generations that were replaced before they could be read: asking again would not bring them back, and where
+    /// rules are replaced often there is no time for that.
+    gone: VecDeque<Generation>,
     /// Records that were explained completely.
     pub complete: u64,
     /// Records whose path is partial.
@@ -122,6 +130,9 @@ impl Explainer {
         {
             return Ok(Arc::clone(rules));
         }
+        if self.gone.contains(&traversal.generation) {
+            return Err(NoRules::Replaced);
+        }
         let (generation, rules) = source
             .read(traversal.netns, traversal.family, &traversal.table)
             .map_err(NoRules::Unreadable)?;
@@ -130,6 +141,10 @@ impl Explainer {
         if generation == traversal.generation {
             Ok(rules)
         } else {
+            if self.gone.len() >= GONE_KEPT {
+                self.gone.pop_front();
+            }
+            self.gone.push_back(traversal.generation);
             Err(NoRules::Replaced)
         }
     }
@@ -180,5 +195,62 @@ fn observation(observed: &Observed) -> Observation {
     Observation {
         data: observed.data,
         outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generation(number: u64) -> Generation {
+        Generation {
+            table_info: number,
+            made_ns: number,
+        }
+    }
+
+    /// Answers with the third generation, whichever is asked for, and counts.
+    struct Third(u32);
+
+    impl Source for Third {
+        fn read(&mut self, _: u32, family: Family, name: &str) -> Result<(Generation, Rules), String> {
+            self.0 += 1;
+            let table = Table {
+                family,
+                name: name.to_owned(),
+                hooks: Vec::new(),
+                rules: Vec::new(),
+                stack_len_max: 0,
+                blob: Vec::new(),
+            };
+            let rules = Rules {
+                labels: Labels::new(&table),
+                texts: Texts::own(),
+                table,
+            };
+            Ok((generation(3), rules))
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_asked_for_once() {
+        let record = tracer_common::Traversal {
+            family: 2,
+            ..tracer_common::Traversal::EMPTY
+        };
+        let mut traversal = Traversal::decode(record.bytes()).unwrap();
+        let (mut explainer, mut source) = (Explainer::default(), Third(0));
+        let mut explain = |number, reads| {
+            traversal.generation = generation(number);
+            let explanation = explainer.explain(&traversal, &mut source);
+            assert_eq!(source.0, reads, "generation {number}");
+            matches!(explanation, Explanation::Nothing(NoRules::Replaced))
+        };
+        assert!(explain(1, 1));
+        assert!(explain(1, 1));
+        assert!(explain(2, 2));
+        assert!(explain(1, 2));
+        assert!(explain(2, 2));
+        assert!(!explain(3, 2));
     }
 }

@@ -26,11 +26,11 @@ fn echo(family: Family) -> Selection {
             matches: "-p icmp",
             filter: "--proto icmp",
         },
-        // Not neighbour discovery.
+        // Not what devices say to all neighbours, whenever they like.
         Family::V6 => Selection {
             family,
-            matches: "-p ipv6-icmp -m length --length 104",
-            filter: "--proto icmpv6",
+            matches: "-p ipv6-icmp -s fd00::/96 -d fd00::/96",
+            filter: "--proto icmpv6 --src fd00::/96 --dst fd00::/96",
         },
     }
 }
