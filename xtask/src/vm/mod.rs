@@ -89,7 +89,7 @@ impl Lab {
         stdout: &mut (dyn io::Write + Send),
         stderr: &mut (dyn io::Write + Send),
     ) -> Result<Outcome> {
-        self.run_with(self.options.clone(), kernel, limit, job, stdout, stderr)
+        self.run_with(&self.options, kernel, limit, job, stdout, stderr)
     }
 
     /// The same in a machine where one thing happens at a time.
@@ -105,12 +105,12 @@ impl Lab {
             processors: 1,
             ..self.options.clone()
         };
-        self.run_with(options, kernel, limit, job, stdout, stderr)
+        self.run_with(&options, kernel, limit, job, stdout, stderr)
     }
 
     fn run_with(
         &self,
-        options: VmOptions,
+        options: &VmOptions,
         kernel: &Kernel,
         limit: Option<Duration>,
         job: &Job,
@@ -120,7 +120,7 @@ impl Lab {
         let image = Image::build(&self.ws, &self.tools, kernel, &self.programs)?;
         let options = VmOptions {
             time_limit: limit,
-            ..options
+            ..options.clone()
         };
         let session = Session {
             ws: &self.ws,
