@@ -190,6 +190,7 @@ fn observation(observed: &Observed) -> Observation {
         Outcome::Match {
             matched: observed.returned != 0,
             hotdrop: observed.flags & HOTDROP != 0,
+            mark: observed.mark,
         }
     };
     Observation {

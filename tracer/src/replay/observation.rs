@@ -22,6 +22,8 @@ pub enum Outcome {
         matched: bool,
         /// `par->hotdrop` at its return.
         hotdrop: bool,
+        /// `skb->mark` at its return: `socket --restore-skmark` sets it.
+        mark: u32,
     },
     /// A target function.
     Target {

@@ -264,10 +264,18 @@ impl<'a> Walk<'a> {
         };
         let at = Place { rule, extension };
         let (matched, hotdrop) = match self.take_observation(extension) {
-            Some(&Outcome::Match { matched, hotdrop }) => {
-                if replayed.is_ok_and(|replayed| replayed != (matched, hotdrop)) {
+            Some(&Outcome::Match {
+                matched,
+                hotdrop,
+                mark,
+            }) => {
+                // A replica never sets the mark.
+                let expected =
+                    |(is_match, drops)| (is_match, drops, self.view.mark) == (matched, hotdrop, mark);
+                if !replayed.is_ok_and(expected) && replayed.is_ok() {
                     return Err(at.contradiction());
                 }
+                self.view.mark = mark;
                 (matched, hotdrop)
             }
             Some(Outcome::Target { .. }) => return Err(at.other_kind()),

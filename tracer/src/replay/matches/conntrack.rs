@@ -1,10 +1,10 @@
-//! `conntrack_mt_v1` to `_v3`, `net/netfilter/xt_conntrack.c`; `state_mt`, `net/netfilter/xt_state.c`;
-//! `connmark_mt`, `net/netfilter/xt_connmark.c`.
+//! `conntrack_mt_v1` to `_v3`, `net/netfilter/xt_conntrack.c`; `state_mt`, `net/netfilter/xt_state.c`.
 //!
-//! They see the connection as it was when the packet came to the table, and as targets have changed it since. The
-//! status and mark of a connection can also change under another packet's hands, on another CPU, in between.
+//! Only what belongs to the packet is replayed: its relation to the connection and its direction, which lie in
+//! `skb->_nfct`. Status and mark of a connection change under the hands of other packets, on other CPUs, at any time;
+//! so whoever asks for them, `connmark` too, has to be observed.
 
-use super::{Answer, Call, inverted};
+use super::{Answer, Call};
 use crate::replay::data::Data;
 use crate::replay::path::Gap;
 use crate::replay::view::Connection;
@@ -15,8 +15,8 @@ mod asks {
     pub(super) const STATE: u16 = 0x0001;
     pub(super) const STATUS: u16 = 0x0040;
     pub(super) const DIRECTION: u16 = 0x1000;
-    /// All that is not in the record: protocol, addresses and ports of both tuples, time to live.
-    pub(super) const MORE: u16 = 0x0fbe;
+    /// All that is not the packet's: protocol, addresses and ports of both tuples, status, time to live.
+    pub(super) const MORE: u16 = 0x0fbe | STATUS;
 }
 
 /// `XT_CONNTRACK_STATE_*` and `XT_STATE_*`.
@@ -38,9 +38,14 @@ const STATUS_DST_NAT: u32 = 1 << 5;
 
 /// Where the flags lie is the same in all revisions.
 const ASKED: usize = 146;
+/// The same of the states asked for.
+const STATES: usize = 150;
 
 pub(super) fn knows(data: Data<'_>) -> bool {
-    data.u16(ASKED).is_ok_and(|asked| asked & asks::MORE == 0)
+    // The states of a NAT, which are in the status, lie in the first byte in every revision.
+    let nat = u32::from(data.u8(STATES).unwrap_or(0)) & (state_bit::SNAT | state_bit::DNAT) != 0;
+    data.u16(ASKED)
+        .is_ok_and(|asked| asked & asks::MORE == 0 && !(asked & asks::STATE != 0 && nat))
 }
 
 /// `struct xt_conntrack_mtinfo1` to `3`: what is asked 146, inversions 148, states and statuses 150, of one byte
@@ -107,17 +112,5 @@ fn state_bits(call: &Call<'_>, untracked: u32) -> Result<u32, Gap> {
             ConntrackState::Other(_) => Err(Gap::Connection),
         },
         Connection::Unknown => Err(Gap::Connection),
-    }
-}
-
-/// `struct xt_connmark_mtinfo1`: mark 0, mask 4, inversion 8. Without a connection the answer is no, even inverted.
-pub(super) fn connmark(call: &Call<'_>) -> Answer {
-    let data = call.data;
-    match call.view.connection {
-        Connection::None | Connection::Untracked => Ok(false),
-        Connection::Tracked { mark: Some(mark), .. } => {
-            Ok(inverted(mark & data.u32(4)? == data.u32(0)?, data.u8(8)?))
-        }
-        Connection::Tracked { mark: None, .. } | Connection::Unknown => Err(Gap::Connection.into()),
     }
 }

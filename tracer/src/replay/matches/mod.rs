@@ -89,7 +89,6 @@ fn replica(extension: &Extension, family: Family) -> Option<Replica> {
         ("icmp6", 0, Ipv6) => Replica::of(icmp::icmp6),
         ("multiport", 1, _) => Replica::of(multiport::multiport),
         ("mark", 1, _) => Replica::of(mark::mark),
-        ("connmark", 1, _) => Replica::of(conntrack::connmark),
         ("conntrack", 1..=3, _) => Replica::limited(conntrack::conntrack, conntrack::knows),
         ("state", 0, _) => Replica::of(conntrack::state),
         ("length", 0, Ipv4) => Replica::of(length::ipv4),

@@ -99,7 +99,8 @@ pub(super) fn effect(extension: &Extension, target: &Use<'_>) -> Effect {
         | ("SET", 0..=2, _) => Effect::Continues(|_, _| Ok(())),
         ("SET", 3, _) if mark::set_maps_nothing(target) => Effect::Continues(|_, _| Ok(())),
         ("MARK", 2, _) => Effect::Continues(mark::mark),
-        ("CONNMARK", 1 | 2, _) => Effect::Continues(mark::connmark),
+        // What it restores is the connection's, which other packets change at any time.
+        ("CONNMARK", 1 | 2, _) => MARK_ALONE,
         ("CT", 0..=2, _) => Effect::Continues(connection::ct),
         ("NOTRACK", 0, _) => Effect::Continues(connection::notrack),
         ("TTL", 0, Ipv4) => Effect::Continues(fields::ttl),

@@ -222,6 +222,7 @@ fn some_observation(choices: &mut Choices<'_>, table: &Table) -> Observation {
         Outcome::Match {
             matched: choices.below(2) == 0,
             hotdrop: choices.below(4) == 0,
+            mark: u32::from(choices.below(2)),
         }
     };
     Observation { data, outcome }

@@ -88,7 +88,8 @@ fn local_everywhere(table: &Table, traversal: &Traversal) -> Path {
         let path = walk(table, traversal, &observed);
         match path.completeness {
             Completeness::Partial(Reason::NotObserved { rule, ref extension }) if extension == "addrtype" => {
-                observed.push(match_seen(data_of(table, rule, extension), true));
+                let mark = path.steps.last().map_or(traversal.mark_before, |step| step.mark);
+                observed.push(marked_match_seen(data_of(table, rule, extension), true, mark));
             }
             _ => return path,
         }

@@ -13,7 +13,7 @@ fn local() -> TableBuilder {
     output().rule(rule().matching("addrtype", 1, &[0; 8]).verdict(DROP))
 }
 
-fn target_seen(data: u32, verdict: u32, mark: u32) -> Observation {
+pub(super) fn target_seen(data: u32, verdict: u32, mark: u32) -> Observation {
     Observation {
         data,
         outcome: Outcome::Target {
@@ -49,6 +49,7 @@ fn an_observed_hotdrop_ends_the_walk() {
         outcome: Outcome::Match {
             matched,
             hotdrop: true,
+            mark: 0,
         },
     };
     assert!(walked_with(&table, &traversal, &[seen(false)]).is_empty());

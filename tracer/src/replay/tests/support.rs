@@ -209,11 +209,16 @@ pub(super) fn target_data(table: &Table, rule: usize) -> Offset {
 }
 
 pub(super) fn match_seen(data: Offset, matched: bool) -> Observation {
+    marked_match_seen(data, matched, 0)
+}
+
+pub(super) fn marked_match_seen(data: Offset, matched: bool, mark: u32) -> Observation {
     Observation {
         data,
         outcome: Outcome::Match {
             matched,
             hotdrop: false,
+            mark,
         },
     }
 }

@@ -1,9 +1,10 @@
 //! What targets do.
 
+use super::observations::target_seen;
 use super::support::*;
 use crate::replay::{Completeness, Path, Reason, walk};
 use crate::ruleset::builder::{RuleBuilder, rule};
-use crate::traversal::{Conntrack, ConntrackState, Family, Traversal, Verdict};
+use crate::traversal::{ConntrackState, Family, Traversal, Verdict};
 
 /// The packet after a target.
 fn after(traversal: &Traversal, target: RuleBuilder) -> (u32, Vec<u8>) {
@@ -97,32 +98,42 @@ fn mark_clears_its_mask_and_flips_its_value() {
 }
 
 #[test]
-fn connmark_saves_and_restores() {
-    let save_then_restore = output()
-        .rule(rule().extension("CONNMARK", 1, &[words32(&[0, 0xff, 0xff]), vec![1]].concat()))
-        .rule(rule().matching("connmark", 1, &mark_is(0x1234_5611, 0xffff_ffff)))
-        .rule(rule().extension("MARK", 2, &set_mark(0, 0xffff_ffff)))
-        .rule(rule().extension("CONNMARK", 1, &[words32(&[0, 0xff, 0xff]), vec![2]].concat()))
+fn connection_marks_are_observed_for_other_packets_change_them() {
+    let restore = [words32(&[0, 0xff, 0xff]), vec![2]].concat();
+    let table = output()
+        .rule(rule().extension("CONNMARK", 1, &restore))
+        .rule(rule().matching("connmark", 1, &mark_is(0x11, 0xff)).verdict(0))
         .table();
     let mut traversal = ipv4(syn());
-    traversal.conntrack = tracked(ConntrackState::New, 0, 0x1234_5600);
-    traversal.mark_before = 0x11;
+    traversal.conntrack = tracked(ConntrackState::New, 0, 0);
+    traversal.verdict = Verdict::Drop;
     traversal.mark_after = Some(0x11);
-    assert_eq!(walked(&save_then_restore, &traversal).len(), 5);
-
-    // Without a connection nothing is saved, nothing restored, and no connection mark matches.
-    traversal.conntrack = Conntrack::None;
-    traversal.mark_after = Some(0);
-    assert_eq!(walked(&save_then_restore, &traversal).len(), 4);
+    // The record says that the connection had no mark at entry; it has one when it is asked for.
+    let seen = [
+        target_seen(target_data(&table, 0), CONTINUE, 0x11),
+        marked_match_seen(match_data(&table, 1), true, 0x11),
+    ];
+    assert_eq!(
+        walked_with(&table, &traversal, &seen),
+        ["OUTPUT:rule:1", "OUTPUT:rule:2"]
+    );
 }
 
 #[test]
-fn connmark_shifts() {
-    let restore = [words32(&[0, 0xff00, 0xff]), vec![1, 8, 2]].concat();
+fn a_match_that_sets_the_mark_is_believed() {
+    let table = output()
+        .rule(
+            rule()
+                .matching("socket", 3, &[4])
+                .extension("MARK", 2, &set_mark(1, 1)),
+        )
+        .table();
     let mut traversal = ipv4(syn());
-    traversal.conntrack = tracked(ConntrackState::New, 0, 0xab00);
-    let (mark, _) = after(&traversal, rule().extension("CONNMARK", 2, &restore));
-    assert_eq!(mark, 0xab);
+    traversal.mark_after = Some(0x7);
+    let seen = [marked_match_seen(match_data(&table, 0), true, 0x6)];
+    let path = walk(&table, &traversal, &seen);
+    assert_eq!(path.completeness, Completeness::Complete);
+    assert_eq!(path.steps[0].mark, 0x6);
 }
 
 #[test]
