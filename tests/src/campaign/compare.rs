@@ -31,7 +31,7 @@ const CUT: [&str; 2] = [
 ];
 
 /// How far apart a traversal and the first one nested in it may be in tracer's output.
-const NESTED_MAX: usize = 2000;
+const NESTED_MAX: usize = 500;
 
 /// A line of tracer's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -223,6 +223,7 @@ impl Matcher<'_> {
     fn root(&mut self, mut place: usize, mut nested: Range<usize>) -> Option<usize> {
         let traversals = self.traversals;
         let root = &traversals[nested.end];
+        let begin = place;
         if root.lines.is_empty() && !nested.is_empty() {
             return None;
         }
@@ -236,8 +237,15 @@ impl Matcher<'_> {
                 if line.is_trace_rule() {
                     break;
                 }
+                // Nothing is nested before the first line; without this the search would be exponential.
+                if place == begin {
+                    return None;
+                }
                 (place, nested.start) = self.tree(place, nested.clone())?;
             }
+        }
+        if place == begin && !nested.is_empty() {
+            return None;
         }
         while !nested.is_empty() {
             (place, nested.start) = self.tree(place, nested.clone())?;
