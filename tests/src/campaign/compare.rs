@@ -1,12 +1,10 @@
 //! Compares what the kernel logged with what tracer printed, line for line.
 //!
-//! Both are one sequence. The guest has a single processor, and the kernel walks a table with softirqs off, so
-//! the kernel's lines of one traversal come one after the other, but for those of traversals that it started
-//! itself in the middle (a packet that TEE or REJECT sends, softirqs run at the end of `ipt_do_table`): these
-//! are nested. tracer prints a traversal when it is over, so a nested one comes before the one around it. The
-//! kernel's sequence is therefore tracer's in another order of whole traversals, and [`compare`] puts it back:
-//! tracer's traversals are a forest in post-order, which must flatten to the kernel's lines. Nothing else may
-//! differ: every line of one side is matched with exactly one of the other, whole from `TRACE: ` to the end.
+//! Every line of one side must be matched with exactly one of the other, whole from `TRACE: ` to the end. The kernel
+//! logs a line when a rule is met, tracer prints a traversal's lines when it is over, so the two interleave
+//! differently where packets do; therefore lines are put into groups, by what is the same in all lines of a
+//! traversal ([`key`]), and within a group they must be in the same order. Where a group has a line twice (TEE's
+//! copy of a packet passes the same table within the traversal that made it) the order is not compared.
 //!
 //! Three things are not differences:
 //!
@@ -15,27 +13,23 @@
 //!   kernel does not log this rule for a packet that it has just met, and does for one that comes over `lo` or
 //!   is a copy of TEE's. tracer prints it each time. This line of tracer's may be without a partner: the rule
 //!   has no condition, so that it was met is certain, and whether `nf_trace` was set is not tracer's business.
-//! - After a `PARTIAL:` line the kernel may have gone on with the same traversal: tracer's lines must be the
-//!   beginning of the kernel's.
+//! - After a `PARTIAL:` line the kernel may have gone on with the same traversal: the kernel may have more lines
+//!   in that group.
 //! - A line that tracer says is cut must be the beginning of the kernel's line.
-//!
-//! Adjacent traversals of a packet that look the same (mangle's PREROUTING and INPUT, where nothing is between
-//! them) count as one here; that takes nothing away, as their lines are still matched in their order.
 
-use std::ops::Range;
+use std::collections::HashMap;
 
 /// How tracer says that it does not know the rest of a line.
-const CUT: [&str; 2] = [
+const CUT: [&str; 3] = [
     "the link-layer header that the kernel logs was not recorded",
     "the packet's headers were not recorded as far as the kernel logs them",
+    "the bridge port that the packet came in by, which the kernel logs, is gone",
 ];
 
-/// How far apart a traversal and the first one nested in it may be in tracer's output.
-const NESTED_MAX: usize = 500;
-
 /// A line of tracer's.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Line<'a> {
+    place: usize,
     text: &'a str,
     /// It may be longer in the kernel's log.
     cut: bool,
@@ -50,17 +44,18 @@ impl Line<'_> {
 
     fn is(&self, kernel: &str) -> bool {
         if self.cut {
-            kernel.starts_with(self.text.trim_end())
+            kernel.starts_with(self.text)
         } else {
-            kernel == self.text.trim_end()
+            kernel == self.text
         }
     }
 }
 
-/// One traversal of tracer's (or several that look the same).
-#[derive(Clone, Debug, Default)]
-struct Traversal<'a> {
-    lines: Vec<Line<'a>>,
+/// Lines of both sides that have the same key.
+#[derive(Default)]
+struct Group<'a> {
+    kernel: Vec<(usize, &'a str)>,
+    tracer: Vec<Line<'a>>,
     /// The kernel may have more lines.
     open: bool,
 }
@@ -114,169 +109,70 @@ pub enum Comparison {
     },
 }
 
-/// Compares; both sides begin and end with the same traversals, but the kernel's may go on after `kernel_len`.
-///
-/// Lines are those of one ruleset, without their line ends, and `PARTIAL:` lines on tracer's side.
+/// Compares the first `kernel_len` of the kernel's lines with all of tracer's, among which are `PARTIAL:` lines.
 #[must_use]
 pub fn compare<S: AsRef<str>>(kernel: &[S], kernel_len: usize, tracer: &[S]) -> Comparison {
-    let kernel: Vec<&str> = kernel.iter().map(|line| line.as_ref().trim_end()).collect();
-    let (traversals, starts) = traversals(tracer);
-    let mut matcher = Matcher {
-        kernel: &kernel,
-        traversals: &traversals,
-        farthest: 0,
-    };
-    let (mut place, mut done) = (0, 0);
-    while done < traversals.len() {
-        match matcher.tree(place, done..traversals.len()) {
-            Some((next, after)) => (place, done) = (next, after),
-            None => {
-                return Comparison::Different {
-                    kernel: matcher.farthest.max(place),
-                    tracer: starts[done],
-                };
-            }
-        }
+    let mut groups: HashMap<Vec<&str>, Group<'_>> = HashMap::new();
+    for (place, line) in kernel.iter().take(kernel_len).enumerate() {
+        let line = line.as_ref().trim_end();
+        groups.entry(key(line)).or_default().kernel.push((place, line));
     }
-    if place < kernel_len {
-        return Comparison::Different {
-            kernel: place,
-            tracer: tracer.len(),
-        };
-    }
-    Comparison::Identical { steps: kernel_len }
-}
-
-/// Tracer's lines by traversal, each with the place of its first line.
-fn traversals<S: AsRef<str>>(lines: &[S]) -> (Vec<Traversal<'_>>, Vec<usize>) {
-    let (mut traversals, mut starts): (Vec<Traversal<'_>>, Vec<usize>) = (Vec::new(), Vec::new());
-    for (place, text) in lines.iter().map(AsRef::as_ref).enumerate() {
-        if let Some(reason) = text.strip_prefix("PARTIAL: ") {
-            if traversals.is_empty() {
-                traversals.push(Traversal::default());
-                starts.push(place);
-            }
-            let Some(last) = traversals.last_mut() else {
-                continue;
-            };
-            match last.lines.last_mut() {
-                Some(line) if CUT.iter().any(|cut| reason.ends_with(cut)) => line.cut = true,
-                _ if !last.open => last.open = true,
-                // A traversal without any line of which nothing else is known.
-                _ => {
-                    traversals.push(Traversal {
-                        open: true,
-                        ..Traversal::default()
-                    });
-                    starts.push(place);
+    let mut last: Option<Vec<&str>> = None;
+    for (place, text) in tracer.iter().enumerate() {
+        let text = text.as_ref().trim_end();
+        if text.starts_with("PARTIAL: ") {
+            if let Some(group) = last.as_ref().and_then(|key| groups.get_mut(key)) {
+                match group.tracer.last_mut() {
+                    Some(line) if CUT.iter().any(|cut| text.ends_with(cut)) => line.cut = true,
+                    _ => group.open = true,
                 }
             }
             continue;
         }
-        let line = Line { text, cut: false };
-        let goes_on = traversals.last().is_some_and(|last| {
-            !last.open
-                && !line.is_trace_rule()
-                && last
-                    .lines
-                    .last()
-                    .is_some_and(|before| same_traversal(before, &line))
+        let key = key(text);
+        groups.entry(key.clone()).or_default().tracer.push(Line {
+            place,
+            text,
+            cut: false,
         });
-        if !goes_on {
-            traversals.push(Traversal::default());
-            starts.push(place);
-        }
-        if let Some(last) = traversals.last_mut() {
-            last.lines.push(line);
-        }
+        last = Some(key);
     }
-    (traversals, starts)
+    let first = groups.values().filter_map(Group::difference).min();
+    match first {
+        None => Comparison::Identical { steps: kernel_len },
+        Some((kernel, tracer)) => Comparison::Different { kernel, tracer },
+    }
 }
 
-fn same_traversal(before: &Line<'_>, line: &Line<'_>) -> bool {
-    if before.cut {
-        // Only what comes before the cut can be compared.
-        return table(before.text) == table(line.text);
-    }
-    key(before.text) == key(line.text)
-}
-
-struct Matcher<'a> {
-    kernel: &'a [&'a str],
-    traversals: &'a [Traversal<'a>],
-    farthest: usize,
-}
-
-impl Matcher<'_> {
-    fn at(&self, place: usize) -> Option<&str> {
-        self.kernel.get(place).copied()
-    }
-
-    /// Finds the traversal around the kernel's line at `place`, with all that are nested in it. These are the
-    /// first of `range`. Returns the places after them on both sides.
-    fn tree(&mut self, place: usize, range: Range<usize>) -> Option<(usize, usize)> {
-        let end = range.end.min(range.start + NESTED_MAX);
-        (range.start..end).find_map(|root| self.root(place, range.start..root).map(|place| (place, root + 1)))
-    }
-
-    /// Matches the traversal `nested.end`, all of `nested` within it.
-    fn root(&mut self, mut place: usize, mut nested: Range<usize>) -> Option<usize> {
-        let traversals = self.traversals;
-        let root = &traversals[nested.end];
-        let begin = place;
-        if root.lines.is_empty() && !nested.is_empty() {
-            return None;
-        }
-        for line in &root.lines {
-            loop {
-                if self.at(place).is_some_and(|kernel| line.is(kernel)) {
-                    place += 1;
-                    self.farthest = self.farthest.max(place);
-                    break;
-                }
-                if line.is_trace_rule() {
-                    break;
-                }
-                // Nothing is nested before the first line; without this the search would be exponential.
-                if place == begin {
-                    return None;
-                }
-                (place, nested.start) = self.tree(place, nested.clone())?;
+impl Group<'_> {
+    /// The places of the first difference, the kernel's and tracer's.
+    fn difference(&self) -> Option<(usize, usize)> {
+        let ordered = self
+            .kernel
+            .iter()
+            .enumerate()
+            .all(|(at, (_, line))| self.kernel[..at].iter().all(|(_, before)| before != line));
+        let end = self.kernel.last().map_or(usize::MAX, |(place, _)| *place);
+        let mut left: Vec<_> = self.kernel.clone();
+        for line in &self.tracer {
+            let found = if ordered {
+                left.first()
+                    .is_some_and(|(_, kernel)| line.is(kernel))
+                    .then_some(0)
+            } else {
+                left.iter().position(|(_, kernel)| line.is(kernel))
+            };
+            match found {
+                Some(at) => drop(left.remove(at)),
+                None if line.is_trace_rule() => {}
+                None => return Some((left.first().map_or(end, |(place, _)| *place), line.place)),
             }
         }
-        if place == begin && !nested.is_empty() {
-            return None;
-        }
-        while !nested.is_empty() {
-            (place, nested.start) = self.tree(place, nested.clone())?;
-        }
-        if root.open {
-            place = self.rest(place, root, nested.end + 1);
-        }
-        Some(place)
-    }
-
-    /// The kernel's lines of a traversal whose rest tracer did not know.
-    fn rest(&self, mut place: usize, root: &Traversal<'_>, next: usize) -> usize {
-        let Some(first) = root
-            .lines
-            .first()
-            .map_or_else(|| self.at(place), |line| Some(line.text))
-        else {
-            return place;
-        };
-        let first = key(first);
-        let next = self
-            .traversals
-            .get(next)
-            .and_then(|next| next.lines.iter().find(|line| !line.is_trace_rule()));
-        while let Some(line) = self.at(place) {
-            if key(line) != first || next.is_some_and(|next| next.is(line)) {
-                break;
-            }
-            place += 1;
-        }
-        place
+        let surplus = left.first().filter(|_| !self.open)?;
+        Some((
+            surplus.0,
+            self.tracer.last().map_or(usize::MAX, |line| line.place),
+        ))
     }
 }
 
@@ -284,87 +180,72 @@ impl Matcher<'_> {
 mod tests {
     use super::*;
 
-    /// Lines from `table:chain:kind:number ID`.
-    fn lines(short: &[&str]) -> Vec<String> {
-        short
-            .iter()
-            .map(|line| match line.split_once(' ') {
-                Some((step, id)) => format!("TRACE: {step} IN= OUT=lo SRC=1.1.1.1 ID={id} PROTO=1"),
-                None => format!("PARTIAL: {line}: why"),
-            })
-            .collect()
+    fn line(step: &str, id: u32) -> String {
+        format!(
+            "TRACE: {step} IN= OUT=lo SRC=10.0.0.1 DST=10.0.0.2 LEN=60 ID={id} PROTO=UDP SPT=1 DPT=2 LEN=40 "
+        )
     }
 
-    fn compared(kernel: &[&str], tracer: &[&str]) -> Comparison {
-        compare(&lines(kernel), kernel.len(), &lines(tracer))
+    fn same(kernel: &[String], tracer: &[String]) -> bool {
+        matches!(
+            compare(kernel, kernel.len(), tracer),
+            Comparison::Identical { .. }
+        )
     }
 
     #[test]
-    fn the_rule_that_sets_the_trace_bit_may_be_missing_and_nothing_else() {
-        let tracer = [
-            "raw:OUTPUT:rule:1 7",
-            "raw:OUTPUT:policy:2 7",
-            "filter:OUTPUT:policy:1 7",
-        ];
-        let same = Comparison::Identical { steps: 2 };
-        assert_eq!(compared(&tracer[1..], &tracer), same);
-        assert_eq!(compared(&tracer, &tracer), Comparison::Identical { steps: 3 });
-        assert_eq!(
-            compared(&tracer[..1], &tracer[..1]),
-            Comparison::Identical { steps: 1 }
-        );
-        assert!(matches!(
-            compared(&tracer[2..], &tracer),
-            Comparison::Different { .. }
+    fn packets_may_interleave_but_a_traversal_has_its_order() {
+        let (a, b) = (line("filter:OUTPUT:rule:1", 1), line("filter:OUTPUT:policy:2", 1));
+        let other = line("filter:OUTPUT:policy:2", 2);
+        assert!(same(
+            &[a.clone(), other.clone(), b.clone()],
+            &[other.clone(), a.clone(), b.clone()]
         ));
-        assert!(matches!(
-            compared(&tracer, &tracer[1..]),
-            Comparison::Different { kernel: 0, .. }
-        ));
-        assert!(matches!(
-            compared(&tracer[1..], &tracer[..2]),
-            Comparison::Different { kernel: 1, .. }
+        assert!(!same(&[a.clone(), b.clone()], &[b.clone(), a.clone()]));
+        assert!(!same(&[a.clone(), b.clone()], std::slice::from_ref(&a)));
+        assert!(!same(std::slice::from_ref(&a), &[a.clone(), b]));
+        assert!(!same(
+            std::slice::from_ref(&a),
+            &[line("filter:OUTPUT:rule:2", 1)]
         ));
     }
 
     #[test]
-    fn a_nested_traversal_may_be_anywhere_within_the_one_around_it() {
-        let inner = ["raw:OUTPUT:policy:2 8", "filter:OUTPUT:policy:1 8"];
-        let outer = ["mangle:INPUT:rule:1 7", "mangle:INPUT:policy:2 7"];
-        let tracer = [inner[0], inner[1], outer[0], outer[1]];
-        let same = Comparison::Identical { steps: 4 };
-        assert_eq!(compared(&[outer[0], inner[0], inner[1], outer[1]], &tracer), same);
-        assert_eq!(compared(&[outer[0], outer[1], inner[0], inner[1]], &tracer), same);
-        assert_eq!(compared(&tracer, &tracer), same);
-        for other in [
-            [outer[1], inner[0], inner[1], outer[0]],
-            [outer[0], inner[1], inner[0], outer[1]],
-        ] {
-            assert!(matches!(compared(&other, &tracer), Comparison::Different { .. }));
-        }
+    fn every_field_counts() {
+        let kernel = line("filter:OUTPUT:rule:1", 1);
+        assert!(!same(&[format!("{kernel}MARK=0x1 ")], &[kernel]));
     }
 
     #[test]
-    fn a_partial_traversal_is_a_beginning() {
-        let kernel = [
-            "filter:INPUT:rule:1 7",
-            "filter:INPUT:policy:2 7",
-            "nat:INPUT:policy:1 7",
-        ];
-        let same = Comparison::Identical { steps: 3 };
-        assert_eq!(compared(&kernel, &[kernel[0], "filter:INPUT", kernel[2]]), same);
-        assert_eq!(compared(&kernel, &["filter:INPUT", kernel[2]]), same);
-        let wrong = [kernel[1], "filter:INPUT", kernel[2]];
-        assert!(matches!(compared(&kernel, &wrong), Comparison::Different { .. }));
+    fn the_rule_that_traces_may_be_missing_in_the_kernels_log() {
+        let (rule, policy) = (line("raw:OUTPUT:rule:1", 1), line("raw:OUTPUT:policy:2", 1));
+        assert!(same(
+            std::slice::from_ref(&policy),
+            &[rule.clone(), policy.clone()]
+        ));
+        assert!(same(
+            &[rule.clone(), policy.clone()],
+            &[rule.clone(), policy.clone()]
+        ));
+        assert!(!same(&[rule, policy.clone()], &[policy]));
     }
 
     #[test]
-    fn what_differs_within_a_line_is_found() {
-        let kernel = lines(&["nat:OUTPUT:policy:1 7"]);
-        let tracer = [format!("{} MARK=0x1", kernel[0])];
-        assert_eq!(
-            compare(&kernel, 1, tracer.as_ref()),
-            Comparison::Different { kernel: 0, tracer: 0 }
-        );
+    fn a_copy_within_the_traversal_that_made_it_has_the_same_lines() {
+        let (tee, policy) = (line("mangle:OUTPUT:rule:1", 1), line("mangle:OUTPUT:policy:2", 1));
+        let kernel = [tee.clone(), tee.clone(), policy.clone(), policy.clone()];
+        assert!(same(
+            &kernel,
+            &[tee.clone(), policy.clone(), tee.clone(), policy.clone()]
+        ));
+        assert!(!same(&kernel, &[tee.clone(), policy.clone(), tee]));
+    }
+
+    #[test]
+    fn a_partial_path_is_the_beginning_of_the_kernels() {
+        let (a, b) = (line("filter:OUTPUT:rule:1", 1), line("filter:OUTPUT:policy:2", 1));
+        let partial = "PARTIAL: filter:OUTPUT: statistic was not observed".to_owned();
+        assert!(same(&[a.clone(), b.clone()], &[a.clone(), partial.clone()]));
+        assert!(!same(&[a, b.clone()], &[b, partial]));
     }
 }

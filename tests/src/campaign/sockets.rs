@@ -157,9 +157,9 @@ pub(super) fn frames(namespace: &Namespace) -> Result<OwnedFd> {
         let index = nix::net::if_::if_nametoindex("eth0").context("failed to find: eth0")?;
         // SAFETY: all zeros is a valid value of this plain struct.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_family = u16::try_from(libc::AF_PACKET)?;
         address.sll_ifindex = i32::try_from(index).context("failed to read index of eth0")?;
-        let size = size_of_val(&address) as libc::socklen_t;
+        let size = libc::socklen_t::try_from(size_of_val(&address))?;
         // SAFETY: the pointer is to a live sockaddr_ll, and the size is its own.
         let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) };
         Errno::result(bound).context("failed to bind packet socket")?;

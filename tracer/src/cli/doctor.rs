@@ -38,7 +38,7 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
     for finding in &report.findings {
         print_finding(finding, out)?;
     }
-    writeln!(out, "\n{BOLD}probes{BOLD:#}")?;
+    writeln!(out, "\n{BOLD}probes{BOLD:#} and where they go")?;
     for probe in &report.probes {
         let (mark, place) = match &probe.place {
             Place::Missing if probe.optional => (
@@ -114,7 +114,7 @@ mod tests {
     hint: run it as root: `sudo tracer …`; in a container, `--privileged`, or add the capabilities named
 ✓ kprobes            can be created
 
-probes
+probes and where they go
 ! raw tracepoint  kfree_skb              not found
 ! raw tracepoint  consume_skb            not found
 ! kprobe          kfree_skbmem           not found

@@ -47,7 +47,8 @@ pub struct TraceArgs {
     /// Stop after this time: 10s, 500ms, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
-    /// Create this file once every probe is attached and records flow; removed at the end
+    /// Create this file once every probe is attached and records flow; removed at the end,
+    /// but not where tracer is killed
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
     /// Size of the buffer between kernel and tracer, in KiB; raise it when records are lost
@@ -154,7 +155,13 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
     let mut attached = attached.into_inner();
     attached.detach();
     if end == End::Asked {
-        while show.drain(&mut attached)? == Drained::More {}
+        while show.drain(&mut attached)? == Drained::More {
+            // Who asks again does not want the rest.
+            let again = tokio::time::timeout(Duration::ZERO, signals.next()).await;
+            if matches!(again, Ok(Request::Stop)) {
+                break;
+            }
+        }
     }
     show.tell(&attached);
     Ok(())
@@ -202,8 +209,8 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// Records read before looking at signals and limits again.
-const BATCH_MAX: usize = 4096;
+/// Records read before looking at signals and limits again. Each may have its rules read.
+const BATCH_MAX: usize = 64;
 
 #[derive(PartialEq, Eq)]
 enum Drained {

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
 use std::fs::{self, File};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, ErrorKind, Read as _};
 use std::iter;
 use std::num::NonZeroU32;
@@ -17,7 +18,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{LazyLock, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -375,10 +376,14 @@ fn places(root: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Name of the thread that asks the kernel for rules. The eBPF programs know it by this name, and tell which
-/// rules it got; its own for each process, so that two tracers do not take each other's.
+/// rules it got. Chance makes it this process's own: process ids are the same in different pid namespaces.
 #[must_use]
 pub fn reader_name() -> String {
-    format!("tracer-{}", std::process::id())
+    static NAME: LazyLock<String> = LazyLock::new(|| {
+        let chance = RandomState::new().hash_one(std::process::id());
+        format!("tr-{:012x}", chance & 0xffff_ffff_ffff)
+    });
+    NAME.clone()
 }
 
 /// The directory's entries; none if it cannot be read.
