@@ -26,7 +26,7 @@ pub struct Step {
     pub offset: Offset,
     /// The packet's mark at this line.
     pub mark: u32,
-    /// The packet's headers at this line.
+    /// The packet's headers at this line, as far as they are certain.
     pub headers: Arc<[u8]>,
 }
 

@@ -239,10 +239,19 @@ impl<'a> Walk<'a> {
         if self.steps.len() == STEPS_MAX {
             return Err(Reason::Endless);
         }
+        // Only what is certain: a line is never written from bytes that a target has changed unseen.
+        let headers = match self
+            .view
+            .doubtful_from
+            .and_then(|from| self.view.headers.get(..from))
+        {
+            Some(certain) => certain.into(),
+            None => self.view.headers.clone(),
+        };
         self.steps.push(Step {
             offset: rule.offset,
             mark: self.view.mark,
-            headers: self.view.headers.clone(),
+            headers,
         });
         Ok(())
     }
