@@ -243,7 +243,7 @@ impl<'a> Walk<'a> {
         let headers = match self
             .view
             .doubtful_from
-            .and_then(|from| self.view.headers.get(..from))
+            .and_then(|from| self.view.headers.get(..from as usize))
         {
             Some(certain) => certain.into(),
             None => self.view.headers.clone(),
