@@ -60,7 +60,7 @@ struct Group<'a> {
     open: bool,
 }
 
-/// What is the same in all lines of a traversal: table, devices, addresses, protocol and ports.
+/// What is the same in all lines of a traversal, also where one is cut: table, devices, addresses, id and protocol.
 #[must_use]
 pub fn key(line: &str) -> Vec<&str> {
     // What comes in brackets is a packet that is quoted; options before a field do not matter.
@@ -68,7 +68,7 @@ pub fn key(line: &str) -> Vec<&str> {
     let mut key: Vec<&str> = packet
         .split_whitespace()
         .filter(|word| {
-            ["IN=", "OUT=", "SRC=", "DST=", "ID=", "PROTO=", "SPT=", "DPT="]
+            ["IN=", "OUT=", "SRC=", "DST=", "ID=", "PROTO="]
                 .iter()
                 .any(|name| word.starts_with(name))
         })
@@ -155,7 +155,7 @@ impl Group<'_> {
         let end = self.kernel.last().map_or(usize::MAX, |(place, _)| *place);
         let mut left: Vec<_> = self.kernel.clone();
         for line in &self.tracer {
-            let found = if ordered {
+            let found = if ordered && !self.open {
                 left.first()
                     .is_some_and(|(_, kernel)| line.is(kernel))
                     .then_some(0)
@@ -163,6 +163,8 @@ impl Group<'_> {
                 left.iter().position(|(_, kernel)| line.is(kernel))
             };
             match found {
+                // What the kernel has before it, in order, is the rest of a partial traversal.
+                Some(at) if ordered => drop(left.drain(..=at)),
                 Some(at) => drop(left.remove(at)),
                 None if line.is_trace_rule() => {}
                 None => return Some((left.first().map_or(end, |(place, _)| *place), line.place)),
