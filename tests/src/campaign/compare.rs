@@ -33,6 +33,8 @@ struct Line<'a> {
     text: &'a str,
     /// It may be longer in the kernel's log.
     cut: bool,
+    /// The kernel may have gone on after it: the traversal is partial.
+    open: bool,
 }
 
 impl Line<'_> {
@@ -56,8 +58,6 @@ impl Line<'_> {
 struct Group<'a> {
     kernel: Vec<(usize, &'a str)>,
     tracer: Vec<Line<'a>>,
-    /// The kernel may have more lines.
-    open: bool,
 }
 
 /// What is the same in all lines of a traversal, also where one is cut: table, devices, addresses, id and protocol.
@@ -121,10 +121,12 @@ pub fn compare<S: AsRef<str>>(kernel: &[S], kernel_len: usize, tracer: &[S]) -> 
     for (place, text) in tracer.iter().enumerate() {
         let text = text.as_ref().trim_end();
         if text.starts_with("PARTIAL: ") {
-            if let Some(group) = last.as_ref().and_then(|key| groups.get_mut(key)) {
-                match group.tracer.last_mut() {
-                    Some(line) if CUT.iter().any(|cut| text.ends_with(cut)) => line.cut = true,
-                    _ => group.open = true,
+            let group = last.as_ref().and_then(|key| groups.get_mut(key));
+            if let Some(line) = group.and_then(|group| group.tracer.last_mut()) {
+                if CUT.iter().any(|cut| text.ends_with(cut)) {
+                    line.cut = true;
+                } else {
+                    line.open = true;
                 }
             }
             continue;
@@ -134,6 +136,7 @@ pub fn compare<S: AsRef<str>>(kernel: &[S], kernel_len: usize, tracer: &[S]) -> 
             place,
             text,
             cut: false,
+            open: false,
         });
         last = Some(key);
     }
@@ -154,23 +157,19 @@ impl Group<'_> {
             .all(|(at, (_, line))| self.kernel[..at].iter().all(|(_, before)| before != line));
         let end = self.kernel.last().map_or(usize::MAX, |(place, _)| *place);
         let mut left: Vec<_> = self.kernel.clone();
+        let mut open = false;
         for line in &self.tracer {
-            let found = if ordered && !self.open {
-                left.first()
-                    .is_some_and(|(_, kernel)| line.is(kernel))
-                    .then_some(0)
-            } else {
-                left.iter().position(|(_, kernel)| line.is(kernel))
-            };
+            let found = left.iter().position(|(_, kernel)| line.is(kernel));
             match found {
-                // What the kernel has before it, in order, is the rest of a partial traversal.
-                Some(at) if ordered => drop(left.drain(..=at)),
-                Some(at) => drop(left.remove(at)),
-                None if line.is_trace_rule() => {}
-                None => return Some((left.first().map_or(end, |(place, _)| *place), line.place)),
+                // What the kernel has in between is the rest of a partial traversal.
+                Some(at) if ordered && (at == 0 || open) => drop(left.drain(..=at)),
+                Some(at) if !ordered => drop(left.remove(at)),
+                _ if line.is_trace_rule() => continue,
+                _ => return Some((left.first().map_or(end, |(place, _)| *place), line.place)),
             }
+            open = line.open || open && !ordered;
         }
-        let surplus = left.first().filter(|_| !self.open)?;
+        let surplus = left.first().filter(|_| !open)?;
         Some((
             surplus.0,
             self.tracer.last().map_or(usize::MAX, |line| line.place),
