@@ -116,15 +116,14 @@ impl NodePort {
         get_page(self.address())
     }
 
-    /// Takes the pod's address away: it does not answer any more.
+    /// Takes the pod's way back to the node away: it does not answer any more.
     ///
     /// # Errors
     ///
     /// When `ip` does.
     pub fn silence(&self) -> Result<()> {
-        self.pod
-            .ip(&format!("address del {} dev eth0", prefix(self.family, POD, 24)))
-            .map(drop)
+        let ip = self.family.ip();
+        self.pod.run(&format!("{ip} route del default")).map(drop)
     }
 
     /// Gives it back.
@@ -134,8 +133,6 @@ impl NodePort {
     /// When `ip` does.
     pub fn wake(&self) -> Result<()> {
         let ip = self.family.ip();
-        self.pod
-            .ip(&format!("address add {} dev eth0", prefix(self.family, POD, 24)))?;
         self.pod
             .run(&format!("{ip} route replace default dev eth0"))
             .map(drop)
