@@ -18,6 +18,7 @@ const PRIVILEGE_PROGRAMS: [&str; 3] = ["sudo", "doas", "pkexec"];
 #[command(after_help = "\
 Examples:
   cargo xtask run                          the same as `cargo xtask run -- trace`
+  cargo xtask run -- --port 80             the same as `cargo xtask run -- trace --port 80`
   cargo xtask run -- trace --help          what tracer can trace
   TRACER_SUDO='sudo -n' cargo xtask run    raise privilege in your own way
 
@@ -32,13 +33,24 @@ pub(crate) fn command(args: &Args) -> Result<()> {
     let tracer = build::tracer(&Workspace::find()?)?;
     let mut words = privilege()?;
     words.push(tracer.into_os_string());
-    if args.args.is_empty() {
-        words.push("trace".into());
-    }
-    words.extend(args.args.iter().cloned());
+    words.extend(words_for_tracer(&args.args));
     // exec: signals, the terminal and the exit code are tracer's own.
     let error = Command::new(&words[0]).args(&words[1..]).exec();
     Err(error).with_context(|| format!("failed to run: {}", words[0].display()))
+}
+
+/// What tracer is given: `trace` is meant where no command is named.
+fn words_for_tracer(typed: &[OsString]) -> Vec<OsString> {
+    let mut words = typed.to_vec();
+    let of_tracer_itself = ["-h", "--help", "-V", "--version"];
+    let names_command = typed.first().is_some_and(|first| {
+        let first = first.to_string_lossy();
+        !first.starts_with('-') || of_tracer_itself.contains(&first.as_ref())
+    });
+    if !names_command {
+        words.insert(0, "trace".into());
+    }
+    words
 }
 
 /// The words to put before a program that must run as root; none for root.
@@ -64,4 +76,22 @@ fn privilege() -> Result<Vec<OsString>> {
             },
             |program| Ok(vec![program.into_os_string()]),
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_is_meant_where_no_command_is_named() {
+        let given = |typed: &str| {
+            let typed: Vec<_> = typed.split_whitespace().map(OsString::from).collect();
+            words_for_tracer(&typed).join(&OsString::from(" "))
+        };
+        assert_eq!(given(""), "trace");
+        assert_eq!(given("--port 80"), "trace --port 80");
+        assert_eq!(given("doctor"), "doctor");
+        assert_eq!(given("--help"), "--help");
+        assert_eq!(given("trace --help"), "trace --help");
+    }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::error::hinted;
 use crate::progress::Step;
 use crate::setup::{Kernel, Series};
 use crate::vm::{Job, Lab};
@@ -134,6 +135,17 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
         sum += *count;
     }
     println!("{} passed, {} failed", sum.passed, sum.failed);
+    if let (Some(filter), 0) = (filter, sum.passed + sum.failed) {
+        let whose = if args.exact {
+            "is called"
+        } else {
+            "has a name with"
+        };
+        return Err(hinted(
+            format!("failed to choose tests: none {whose} {filter}"),
+            "`cargo xtask test unit` and `cargo xtask test vm` run one part of them, a second word chooses by name",
+        ));
+    }
     Ok(if sum.failed == 0 {
         ExitCode::SUCCESS
     } else {

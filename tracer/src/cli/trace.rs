@@ -56,7 +56,7 @@ pub struct TraceArgs {
     ring_kib: u32,
 }
 
-/// `500ms`, `10s`, `5m`, `1h`.
+/// `500ms`, `10s`, `5m`, `1h`; seconds where there is no unit.
 fn duration(text: &str) -> Result<Duration, String> {
     const SAID: &str = "not a time such as 10s, 500ms, 5m or 1h";
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -64,7 +64,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     let number: u64 = number.parse().map_err(|_| SAID.to_owned())?;
     let unit_ms = match unit {
         "ms" => 1,
-        "s" => 1_000,
+        "s" | "" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
         _ => return Err(SAID.to_owned()),
