@@ -8,6 +8,7 @@ pub mod explain;
 pub mod kernel;
 pub mod output;
 pub mod packet;
+pub mod passage;
 pub mod replay;
 pub mod ruleset;
 pub mod traversal;

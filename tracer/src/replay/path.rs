@@ -15,6 +15,9 @@ pub struct Path {
     pub steps: Vec<Step>,
     /// Where the walk ended; `None` where it could not be followed to its end.
     pub verdict: Option<Verdict>,
+    /// The rule with the match that had the packet dropped at once (`par->hotdrop`), which TRACE has no line for:
+    /// then the last step is not what dropped it.
+    pub hotdrop: Option<Offset>,
     /// Whether the steps are exactly those of the kernel.
     pub completeness: Completeness,
 }

@@ -26,7 +26,12 @@ const STEPS_MAX: usize = 1 << 16;
 #[must_use]
 pub fn walk(table: &Table, traversal: &Traversal, observed: &[Observation]) -> Path {
     let mut steps = Vec::new();
-    let replayed = Walk::new(table, traversal, observed, &mut steps).and_then(Walk::run);
+    let mut hotdrop = None;
+    let replayed = Walk::new(table, traversal, observed, &mut steps).and_then(|mut walk| {
+        let end = walk.run();
+        hotdrop = walk.hotdrop;
+        end
+    });
     let (verdict, completeness) = match replayed {
         Ok((verdict, Ok(()))) => (Some(verdict), Completeness::Complete),
         Ok((verdict, Err(reason))) => (Some(verdict), Completeness::Partial(reason)),
@@ -35,6 +40,7 @@ pub fn walk(table: &Table, traversal: &Traversal, observed: &[Observation]) -> P
     Path {
         steps,
         verdict,
+        hotdrop,
         completeness,
     }
 }
@@ -53,6 +59,8 @@ struct Walk<'a> {
     doubt: Option<Reason>,
     /// Whether the view has the packet's mark: not after a target that may have set it unseen.
     knows_mark: bool,
+    /// The rule whose match set `par->hotdrop`.
+    hotdrop: Option<Offset>,
 }
 
 impl<'a> Walk<'a> {
@@ -89,11 +97,12 @@ impl<'a> Walk<'a> {
             steps,
             doubt: None,
             knows_mark: true,
+            hotdrop: None,
         })
     }
 
     /// Walks to the end: the verdict, and whether what is known of the end fits.
-    fn run(mut self) -> Result<(Verdict, Result<(), Reason>), Reason> {
+    fn run(&mut self) -> Result<(Verdict, Result<(), Reason>), Reason> {
         let verdict = self.end()?;
         let fits = self.check(verdict);
         Ok((verdict, fits))
@@ -107,7 +116,11 @@ impl<'a> Walk<'a> {
         let mut at = self.rule_at(self.chain.entry)?;
         for _ in 0..VISITS_MAX {
             let rule = &table.rules[at];
-            if !self.satisfied(rule)? {
+            let satisfied = self.satisfied(rule)?;
+            if self.parameters.hotdrop && self.hotdrop.is_none() {
+                self.hotdrop = Some(rule.offset);
+            }
+            if !satisfied {
                 if self.parameters.hotdrop {
                     return Ok(Verdict::Drop);
                 }

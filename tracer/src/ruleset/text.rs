@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
+pub(crate) use self::own::chain_at;
 pub use self::save::{ParseError, SavedChain, SavedTable, parse};
 use super::blob::index_of;
 use super::chains::{Chain, End};
@@ -135,7 +136,7 @@ fn same_target(table: &Table, place: usize, text: &str) -> bool {
             // No target at all: `-j` can only be within a comment, in quotes.
             return true;
         }
-        Target::Standard(Standard::Jump(to)) => own::chain_at(table, *to),
+        Target::Standard(Standard::Jump(to)) => chain_at(table, *to),
         Target::Standard(Standard::Return) => Some("RETURN"),
         Target::Standard(Standard::Verdict(0)) => Some("DROP"),
         Target::Standard(Standard::Verdict(1)) => Some("ACCEPT"),

@@ -65,7 +65,7 @@ pub(super) fn text(table: &Table, place: usize) -> Option<String> {
 }
 
 /// The user-defined chain whose first rule is at `offset`.
-pub(super) fn chain_at(table: &Table, offset: Offset) -> Option<&str> {
+pub(crate) fn chain_at(table: &Table, offset: Offset) -> Option<&str> {
     let place = super::index_of(&table.rules, offset)?;
     match &table.rules.get(place.checked_sub(1)?)?.target {
         Target::Head { chain } => Some(chain),
