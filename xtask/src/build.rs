@@ -63,11 +63,20 @@ pub(crate) fn tracer(ws: &Workspace) -> Result<PathBuf> {
     only(executables(cargo)?, "tracer")
 }
 
-/// Builds another package's release binaries.
-pub(crate) fn package(ws: &Workspace, package: &str) -> Result<Vec<PathBuf>> {
+/// Builds what runs in guests: tracer and the release binaries of the `tests` package.
+///
+/// In one go and with the object for both: built by turns with and without it, the library would be compiled anew
+/// each time.
+pub(crate) fn for_guests(ws: &Workspace) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let object = ebpf(ws)?;
     let mut cargo = cargo(ws, "build", &ws.target());
-    cargo.args(["--package", package, "--bins", "--release"]);
-    executables(cargo)
+    cargo
+        .args(["--package=tracer", "--package=tests", "--bins", "--release"])
+        .env("TRACER_EBPF_OBJECT", object);
+    let (tracer, tests) = executables(cargo)?
+        .into_iter()
+        .partition(|path| path.file_name().is_some_and(|name| name == "tracer"));
+    Ok((only(tracer, "tracer")?, tests))
 }
 
 fn cargo(ws: &Workspace, command: &str, target_dir: &Path) -> Command {

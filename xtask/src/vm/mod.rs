@@ -58,9 +58,10 @@ impl Lab {
     pub(crate) fn open(ws: Workspace, series: &[Series]) -> Result<Self> {
         let tools = setup::vm_tools(&ws)?;
         let kernels = setup::kernels(&ws, series)?;
+        let (tracer, tests) = build::for_guests(&ws)?;
         let programs = Programs {
-            tests: build::package(&ws, "tests")?,
-            tracer: Some(build::tracer(&ws)?),
+            tests,
+            tracer: Some(tracer),
         };
         let first = kernels
             .first()
