@@ -22,11 +22,13 @@ pub enum Counter {
     GenerationsFull,
     /// Followed packets whose end was not seen, noticed when the kernel had used their address again.
     EndMissed,
+    /// [`crate::End`] records that found the ring buffer full.
+    EndRingFull,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u32 = 9;
 
     /// Every counter, in index order.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -38,5 +40,6 @@ impl Counter {
         Self::PacketsFull,
         Self::GenerationsFull,
         Self::EndMissed,
+        Self::EndRingFull,
     ];
 }

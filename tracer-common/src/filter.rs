@@ -110,8 +110,8 @@ pub struct Filter {
     pub hooks: u8,
     /// How many entries of `tables` are used; zero records every table.
     pub tables_len: u8,
-    /// Padding, zero.
-    pub padding: u8,
+    /// Not zero: send an [`End`](crate::End) for each followed packet.
+    pub ends: u8,
     /// In device name, NUL padded.
     pub in_device: [u8; IFNAME_LEN],
     /// Which bytes of the name to compare: `eth+` compares three, `eth0` five with its NUL.
@@ -148,7 +148,7 @@ impl Filter {
         protocol: 0,
         hooks: HOOKS_ALL,
         tables_len: 0,
-        padding: 0,
+        ends: 0,
         in_device: [0; IFNAME_LEN],
         in_device_mask: [0; IFNAME_LEN],
         out_device: [0; IFNAME_LEN],

@@ -7,6 +7,7 @@
 //! | [`Offsets`] | loader (from the running kernel's BTF) | programs | read-only global |
 //! | [`Filter`] | loader (from the command line) | programs | read-only global |
 //! | [`Traversal`] | programs | loader | ring buffer, one record a table traversal |
+//! | [`End`] | programs | loader | ring buffer, one record a followed packet, if asked for |
 //! | [`TableRead`] | programs | loader | array: which rules its reader got |
 //! | [`Counter`] | programs | loader | per-CPU array |
 //!
@@ -24,7 +25,8 @@ pub use counter::Counter;
 pub use filter::{Filter, HOOKS_ALL, Prefix, TABLES_MAX, criteria, protocols};
 pub use offsets::{ABSENT, Offsets};
 pub use record::{
-    FRAMES_MAX, GENERATIONS_MAX, Generation, HEADERS_LEN_MAX, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT,
-    HOOK_POST_ROUTING, HOOK_PRE_ROUTING, IFNAME_LEN, LINK_HEADER_LEN_MAX, OBSERVED_MAX, Observed,
-    PACKETS_MAX, TABLE_NAME_LEN, THREAD_NAME_LEN, TableRead, Traversal, flags, observed,
+    End, FRAMES_MAX, GENERATIONS_MAX, Generation, HEADERS_LEN_MAX, HOOK_FORWARD, HOOK_LOCAL_IN,
+    HOOK_LOCAL_OUT, HOOK_POST_ROUTING, HOOK_PRE_ROUTING, IFNAME_LEN, LINK_HEADER_LEN_MAX, OBSERVED_MAX,
+    Observed, PACKETS_MAX, TABLE_NAME_LEN, THREAD_NAME_LEN, TUPLE_LEN, TableRead, Traversal, ends, flags,
+    kind, observed,
 };

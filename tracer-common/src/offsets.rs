@@ -92,6 +92,11 @@ pub struct Offsets {
     /// `nf_conn.mark`; [`ABSENT`] without `CONFIG_NF_CONNTRACK_MARK`
     pub conntrack_mark: u32,
 
+    /// `nf_conn.tuplehash`; [`ABSENT`] without conntrack
+    pub conntrack_tuplehash: u32,
+    /// `nf_conntrack_tuple_hash.tuple`
+    pub tuplehash_tuple: u32,
+
     /// `sock.__sk_common.skc_state`
     pub sock_state: u32,
     /// `sock.__sk_common.skc_net.net`
@@ -147,6 +152,8 @@ impl Offsets {
         param_hotdrop: ABSENT,
         conntrack_status: ABSENT,
         conntrack_mark: ABSENT,
+        conntrack_tuplehash: ABSENT,
+        tuplehash_tuple: ABSENT,
         sock_state: ABSENT,
         sock_net: ABSENT,
         sock_socket: ABSENT,
@@ -157,4 +164,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 43 * 4);
+const _: () = assert!(size_of::<Offsets>() == 45 * 4);

@@ -1,5 +1,13 @@
-//! What the programs send: one record for each table traversal, and what is needed to know the rules that
-//! were in force.
+//! What the programs send: one record for each table traversal, one for the end of a packet, and what is needed to
+//! know the rules that were in force.
+
+/// What a record is: its first field.
+pub mod kind {
+    /// A [`Traversal`](super::Traversal).
+    pub const TRAVERSAL: u64 = 1;
+    /// An [`End`](super::End).
+    pub const END: u64 = 2;
+}
 
 /// `IFNAMSIZ`, `include/uapi/linux/if.h`.
 pub const IFNAME_LEN: usize = 16;
@@ -10,6 +18,8 @@ pub const LINK_HEADER_LEN_MAX: usize = 32;
 /// Bytes kept from the network header on: IPv4 or IPv6 with extension headers, TCP with options, and the
 /// packet quoted in an ICMP error.
 pub const HEADERS_LEN_MAX: usize = 256;
+/// `sizeof(struct nf_conntrack_tuple)`, `include/net/netfilter/nf_conntrack_tuple.h`.
+pub const TUPLE_LEN: usize = 40;
 /// Traversals that can be under way at once on the whole machine.
 pub const FRAMES_MAX: u32 = 1024;
 /// Packets that can be followed at once.
@@ -107,6 +117,8 @@ pub mod flags {
     /// `generation` may not be what the kernel used: the table was replaced meanwhile, or there were too many
     /// to know them all.
     pub const GENERATION_UNSURE: u32 = 1 << 8;
+    /// `original`, `reply` and `conntrack_status_after` were read.
+    pub const TUPLES: u32 = 1 << 9;
 }
 
 /// One packet's way through one table at one hook: from entry into `ipt_do_table` or `ip6t_do_table` to
@@ -116,6 +128,8 @@ pub mod flags {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Traversal {
+    /// [`kind::TRAVERSAL`].
+    pub kind: u64,
     /// `CLOCK_MONOTONIC` at entry.
     pub entered_ns: u64,
     /// `CLOCK_MONOTONIC` at return.
@@ -131,6 +145,8 @@ pub struct Traversal {
     pub generation: Generation,
     /// Address of the `nf_conn`, zero without one.
     pub conntrack: u64,
+    /// Address of the `nf_conn` at return, zero without one and where the packet was gone.
+    pub conntrack_after: u64,
     /// Bits of [`flags`].
     pub flags: u32,
     /// What the function returned: `NF_DROP` 0, `NF_ACCEPT` 1, …, a queue number in the upper half.
@@ -161,6 +177,10 @@ pub struct Traversal {
     pub conntrack_status: u32,
     /// `nf_conn.mark`.
     pub conntrack_mark: u32,
+    /// `nf_conn.status` at return.
+    pub conntrack_status_after: u32,
+    /// Which of the packet's recorded traversals this is, from 1: a gap is a record that was lost.
+    pub pass: u32,
     /// `ARPHRD_*` type of `skb->dev`, zero without one: mostly the in device, but the out device at POSTROUTING.
     pub device_type: u16,
     /// `net_device.hard_header_len` of `skb->dev`.
@@ -191,6 +211,10 @@ pub struct Traversal {
     pub port_in: [u8; IFNAME_LEN],
     /// Name of the bridge port that it leaves by.
     pub port_out: [u8; IFNAME_LEN],
+    /// `nf_conn.tuplehash[IP_CT_DIR_ORIGINAL].tuple` at return: the connection as its first packet had it.
+    pub original: [u8; TUPLE_LEN],
+    /// `nf_conn.tuplehash[IP_CT_DIR_REPLY].tuple` at return: as its replies have it, with what NAT makes of it.
+    pub reply: [u8; TUPLE_LEN],
     /// What lies at `sk_buff.mac_header`, where that is set and is not the network header: the link-layer header
     /// that the packet came with, or whatever a tunnel left there.
     pub link_header: [u8; LINK_HEADER_LEN_MAX],
@@ -202,8 +226,11 @@ pub struct Traversal {
 
 impl Traversal {
     /// A record with nothing in it.
-    // SAFETY: every field is an integer or an array of integers, for which all zeros is a value.
-    pub const EMPTY: Self = unsafe { core::mem::zeroed() };
+    pub const EMPTY: Self = Self {
+        kind: kind::TRAVERSAL,
+        // SAFETY: every field is an integer or an array of integers, for which all zeros is a value.
+        ..unsafe { core::mem::zeroed() }
+    };
 
     /// Bytes of a record in which `observed` has `observed_len` entries.
     #[must_use]
@@ -233,21 +260,73 @@ impl Traversal {
         }
         let observed_len = usize::try_from(record.observed_len).ok()?;
         let whole = observed_len <= OBSERVED_MAX && bytes.len() == Self::len_with(observed_len);
-        whole.then_some(record)
+        (whole && record.kind == kind::TRAVERSAL).then_some(record)
     }
 }
+
+/// The end of a followed packet: its `sk_buff` was given back. Sent where [`crate::Filter::ends`] asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct End {
+    /// [`kind::END`].
+    pub kind: u64,
+    /// `CLOCK_MONOTONIC`.
+    pub ended_ns: u64,
+    /// As [`Traversal::born_ns`].
+    pub born_ns: u64,
+    /// As [`Traversal::skb`].
+    pub skb: u64,
+    /// Of a packet that was dropped: the address in the function that dropped it.
+    pub location: u64,
+    /// One of [`ends`].
+    pub how: u32,
+    /// How many of the packet's traversals were to be recorded: the last [`Traversal::pass`].
+    pub passes: u32,
+}
+
+/// Values of [`End::how`].
+pub mod ends {
+    /// `consume_skb`: it was delivered or sent.
+    pub const CONSUMED: u32 = 1;
+    /// `kfree_skb`: it was dropped.
+    pub const DROPPED: u32 = 2;
+    /// Its memory was given back on a way that does not say why.
+    pub const FREED: u32 = 3;
+}
+
+impl End {
+    /// The bytes to send.
+    #[must_use]
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the whole record, which is plain old data without hidden padding.
+        unsafe { core::slice::from_raw_parts((&raw const *self).cast(), size_of::<Self>()) }
+    }
+
+    /// Reads a record from the bytes that a program sent; `None` unless it is one.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; size_of::<Self>()] = bytes.try_into().ok()?;
+        // SAFETY: the same size, and every bit pattern is a value.
+        let record = unsafe { core::mem::transmute::<[u8; size_of::<Self>()], Self>(*bytes) };
+        (record.kind == kind::END).then_some(record)
+    }
+}
+
+const _: () = assert!(size_of::<End>() == 5 * 8 + 2 * 4);
 
 const _: () = assert!(size_of::<Observed>() == 16);
 
 // The fields fill the record without hidden padding, so its bytes never carry stale memory.
 const _: () = assert!(
     size_of::<Traversal>()
-        == 8 * 8
-            + 16 * 4
+        == 10 * 8
+            + 18 * 4
             + 4 * 2
             + 8
             + TABLE_NAME_LEN
             + 4 * IFNAME_LEN
+            + 2 * TUPLE_LEN
             + LINK_HEADER_LEN_MAX
             + HEADERS_LEN_MAX
             + OBSERVED_MAX * size_of::<Observed>()

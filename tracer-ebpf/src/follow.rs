@@ -6,12 +6,14 @@
 //! being taken for this one: hooks come in an order, and a packet that comes round again (loopback, veth)
 //! still has its [`ip::fingerprint`].
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracer_common::{
-    Counter, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT, HOOK_POST_ROUTING, HOOK_PRE_ROUTING,
+    Counter, End, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT, HOOK_POST_ROUTING, HOOK_PRE_ROUTING, kind,
 };
 
 use crate::{
-    maps::{FOLLOWED, count},
+    asked,
+    maps::{FOLLOWED, RECORDS, count},
     traversal::TableName,
 };
 
@@ -26,7 +28,8 @@ pub(crate) struct Life {
     pub(crate) netns: u32,
     pub(crate) hook: u8,
     pub(crate) rank: u8,
-    pub(crate) padding: u16,
+    /// How many of its traversals were to be recorded so far.
+    pub(crate) passes: u16,
 }
 
 /// Rank of a table at its hook: the order in which the kernel's hook priorities run them
@@ -45,9 +48,9 @@ pub(crate) fn rank(hook: u8, table: &TableName) -> u8 {
     }
 }
 
-/// The life that a packet at this address had, if this can still be the same packet.
+/// The life of the packet at this address with what is seen of it `now`, if this can still be the same packet.
 #[inline(always)]
-pub(crate) fn known(skb: u64, now: &Life) -> Option<u64> {
+pub(crate) fn known(skb: u64, now: &Life) -> Option<Life> {
     let life = FOLLOWED.get_ptr_mut(skb)?;
     // SAFETY: the map returned a valid, aligned pointer; the entry is preallocated and stays mapped.
     let before = unsafe { *life };
@@ -56,14 +59,14 @@ pub(crate) fn known(skb: u64, now: &Life) -> Option<u64> {
         let _ = FOLLOWED.remove(skb);
         return None;
     }
-    // SAFETY: as above; nobody else writes to the life of a packet that this CPU is working on.
-    unsafe {
-        *life = Life {
-            born_ns: before.born_ns,
-            ..*now
-        }
+    let now = Life {
+        born_ns: before.born_ns,
+        passes: before.passes.wrapping_add(now.passes),
+        ..*now
     };
-    Some(before.born_ns)
+    // SAFETY: as above; nobody else writes to the life of a packet that this CPU is working on.
+    unsafe { *life = now };
+    Some(now)
 }
 
 /// Whether a packet that was last seen at `before` can be seen `now`.
@@ -104,8 +107,27 @@ pub(crate) fn begin(skb: u64, life: &Life) -> bool {
 
 /// The `sk_buff` is free: whatever comes at this address next is another packet.
 #[inline(always)]
-pub(crate) fn end(skb: u64) {
-    if FOLLOWED.get_ptr(skb).is_some() {
-        let _ = FOLLOWED.remove(skb);
+pub(crate) fn end(skb: u64, how: u32, location: u64) {
+    let Some(life) = FOLLOWED.get_ptr(skb) else {
+        return;
+    };
+    // SAFETY: the map returned a valid, aligned pointer; the entry is preallocated and stays mapped.
+    let life = unsafe { *life };
+    let _ = FOLLOWED.remove(skb);
+    if asked!(ends) == 0 {
+        return;
+    }
+    let end = End {
+        kind: kind::END,
+        // SAFETY: the helper has no preconditions.
+        ended_ns: unsafe { bpf_ktime_get_ns() },
+        born_ns: life.born_ns,
+        skb,
+        location,
+        how,
+        passes: u32::from(life.passes),
+    };
+    if RECORDS.output::<[u8]>(end.bytes(), 0).is_err() {
+        count(Counter::EndRingFull);
     }
 }

@@ -43,7 +43,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
 use call::Invocation;
-use tracer_common::observed;
+use tracer_common::{ends, observed};
 use traversal::Arguments;
 
 const AF_INET: u8 = 2;
@@ -125,14 +125,14 @@ fn rules_looked_up(ctx: RetProbeContext) -> u32 {
 /// `trace_kfree_skb(skb, location, …)`: a packet was dropped.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 fn skb_dropped(ctx: RawTracePointContext) -> u32 {
-    follow::end(ctx.arg(0));
+    follow::end(ctx.arg(0), ends::DROPPED, ctx.arg(1));
     0
 }
 
 /// `trace_consume_skb(skb, …)`: a packet was used up.
 #[raw_tracepoint(tracepoint = "consume_skb")]
 fn skb_consumed(ctx: RawTracePointContext) -> u32 {
-    follow::end(ctx.arg(0));
+    follow::end(ctx.arg(0), ends::CONSUMED, 0);
     0
 }
 
@@ -141,7 +141,7 @@ fn skb_consumed(ctx: RawTracePointContext) -> u32 {
 #[kprobe]
 fn skb_freed(ctx: ProbeContext) -> u32 {
     if let Some(skb) = ctx.arg(0) {
-        follow::end(skb);
+        follow::end(skb, ends::FREED, 0);
     }
     0
 }

@@ -1,7 +1,9 @@
 //! `ipt_do_table` and `ip6t_do_table`: one record from entry to return.
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
-use tracer_common::{ABSENT, Counter, IFNAME_LEN, LINK_HEADER_LEN_MAX, TABLE_NAME_LEN, Traversal, flags};
+use tracer_common::{
+    ABSENT, Counter, IFNAME_LEN, LINK_HEADER_LEN_MAX, TABLE_NAME_LEN, TUPLE_LEN, Traversal, flags,
+};
 
 use crate::{
     call::{self, Call, Invocation},
@@ -47,28 +49,30 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
     let table_name: TableName = read(arguments.table, offset!(table_name))?;
     let network_header = Skb(arguments.skb).network_header()?;
     let entered_ns = now_ns();
+    let in_scope = filter::in_scope(hook, &table_name);
     let life = Life {
         born_ns: entered_ns,
         fingerprint: ip::fingerprint(network_header, arguments.family)?,
         netns,
         hook,
         rank: follow::rank(hook, &table_name),
-        padding: 0,
+        passes: u16::from(in_scope),
     };
-    let (born_ns, mut flags) = match follow::known(arguments.skb, &life) {
-        Some(born_ns) => (born_ns, 0),
+    let (life, mut flags) = match follow::known(arguments.skb, &life) {
+        Some(life) => (life, 0),
         None if !filter::satisfied(arguments, netns)? => return Ok(()),
-        None if follow::begin(arguments.skb, &life) => (entered_ns, flags::FIRST),
-        None => (entered_ns, flags::FIRST | flags::NOT_FOLLOWED),
+        None if follow::begin(arguments.skb, &life) => (life, flags::FIRST),
+        None => (life, flags::FIRST | flags::NOT_FOLLOWED),
     };
-    if !filter::in_scope(hook, &table_name) {
+    if !in_scope {
         return Ok(());
     }
     let Some(frame) = open(invocation, arguments.state) else {
         return Ok(());
     };
     frame.entered_ns = entered_ns;
-    frame.born_ns = born_ns;
+    frame.born_ns = life.born_ns;
+    frame.pass = u32::from(life.passes);
     frame.skb = arguments.skb;
     frame.table = arguments.table;
     frame.netns = netns;
@@ -270,9 +274,7 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
     frame.verdict = verdict;
     if verdict & NF_VERDICT_MASK == NF_STOLEN {
         frame.flags |= flags::GONE_AT_EXIT;
-    } else if let Ok(mark) = Skb(frame.skb).mark() {
-        frame.mark_after = mark;
-    } else {
+    } else if fill_after(frame).is_err() {
         frame.flags |= flags::READ_FAILED;
         count(Counter::ReadFailed);
     }
@@ -287,6 +289,33 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
         Err(_) => Counter::RingFull,
     });
     let _ = FRAMES.remove(state);
+}
+
+/// What is asked of the packet at return: its mark, and its connection, which the nat table may just have given
+/// its other addresses (`nf_nat_setup_info`, `net/netfilter/nf_nat_core.c`).
+#[inline(always)]
+fn fill_after(frame: &mut Traversal) -> Result<(), Gap> {
+    frame.mark_after = Skb(frame.skb).mark()?;
+    if offset!(skb_nfct) == ABSENT
+        || offset!(conntrack_status) == ABSENT
+        || offset!(conntrack_tuplehash) == ABSENT
+        || offset!(tuplehash_tuple) == ABSENT
+    {
+        return Ok(());
+    }
+    let conntrack = read::<u64>(frame.skb, offset!(skb_nfct))? & !7;
+    frame.conntrack_after = conntrack;
+    if conntrack == 0 {
+        return Ok(());
+    }
+    frame.conntrack_status_after = read(conntrack, offset!(conntrack_status))?;
+    let original = offset!(conntrack_tuplehash) + offset!(tuplehash_tuple);
+    frame.original = read::<[u8; TUPLE_LEN]>(conntrack, original)?;
+    // `struct nf_conntrack_tuple_hash` is the list node and the tuple, without padding.
+    let reply = original + offset!(tuplehash_tuple) + TUPLE_LEN as u32;
+    frame.reply = read::<[u8; TUPLE_LEN]>(conntrack, reply)?;
+    frame.flags |= flags::TUPLES;
+    Ok(())
 }
 
 #[inline(always)]

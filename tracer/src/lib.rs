@@ -4,6 +4,8 @@
 //! user typed in [`cli`]. `ARCHITECTURE.md` has the map.
 
 pub mod cli;
+pub mod connection;
+pub mod event;
 pub mod explain;
 pub mod kernel;
 pub mod output;

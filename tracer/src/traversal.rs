@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::connection::Connection;
+
 pub use tracer_common::{Generation, Observed};
 use tracer_common::{Traversal as Record, flags};
 
@@ -237,6 +239,20 @@ pub struct PacketId {
     born_ns: u64,
 }
 
+impl PacketId {
+    /// The packet in the `sk_buff` at this address that was first seen at this time.
+    #[must_use]
+    pub(crate) fn new(skb: u64, born_ns: u64) -> Self {
+        Self { skb, born_ns }
+    }
+
+    /// When it was first seen, `CLOCK_MONOTONIC`.
+    #[must_use]
+    pub fn born_ns(self) -> u64 {
+        self.born_ns
+    }
+}
+
 /// Owner of the socket that sends or receives the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -254,6 +270,8 @@ pub struct Traversal {
     pub packet: PacketId,
     /// Whether it is the first traversal that was seen of this packet.
     pub first: bool,
+    /// Which of the packet's traversals that were to be recorded it is, from 1: a gap is a record that was lost.
+    pub pass: u32,
     /// `CLOCK_MONOTONIC` at entry.
     pub entered_ns: u64,
     /// `CLOCK_MONOTONIC` at return.
@@ -287,6 +305,9 @@ pub struct Traversal {
     pub mark_after: Option<u32>,
     /// Conntrack's view.
     pub conntrack: Conntrack,
+    /// Its connection when the table was left, with both directions; `None` without one, and where the packet was
+    /// gone by then.
+    pub connection: Option<Connection>,
     /// Owner of the socket, where the packet has one.
     pub owner: Option<Owner>,
     /// Length from the network header to the end.
@@ -344,11 +365,9 @@ impl Traversal {
         };
         let prefix = |bytes: &[u8], len: u16| bytes[..usize::from(len).min(bytes.len())].to_vec();
         Ok(Self {
-            packet: PacketId {
-                skb: record.skb,
-                born_ns: record.born_ns,
-            },
+            packet: PacketId::new(record.skb, record.born_ns),
             first: has(flags::FIRST),
+            pass: record.pass,
             entered_ns: record.entered_ns,
             left_ns: record.left_ns,
             cpu: record.cpu,
@@ -365,6 +384,7 @@ impl Traversal {
             mark_before: record.mark_before,
             mark_after: (!has(flags::GONE_AT_EXIT)).then_some(record.mark_after),
             conntrack: Conntrack::decode(&record),
+            connection: Connection::decode(&record),
             owner: has(flags::OWNER).then_some(Owner {
                 uid: record.uid,
                 gid: record.gid,

@@ -21,6 +21,7 @@ use super::{
     filter::{FilterArgs, netns_inode},
 };
 use crate::{
+    event::Event,
     explain::Explainer,
     kernel::{
         attach::{Attached, Counts, Plan},
@@ -30,7 +31,6 @@ use crate::{
         rules::{KernelRules, Reader},
     },
     output::{self, Format, Output},
-    traversal::Traversal,
 };
 
 /// Arguments of `tracer trace`.
@@ -263,11 +263,14 @@ impl Show {
     fn drain(&mut self, attached: &mut Attached) -> Result<Drained, Failure> {
         let mut drained = Drained::More;
         for _ in 0..BATCH_MAX {
-            let Some(traversal) = attached.with_next_record(Traversal::decode) else {
+            let Some(event) = attached.with_next_record(Event::decode) else {
                 drained = Drained::Empty;
                 break;
             };
-            let mut traversal = traversal.context("failed to decode: record")?;
+            let mut traversal = match event.context("failed to decode: record")? {
+                Event::Traversal(traversal) => *traversal,
+                Event::End(_) => continue,
+            };
             self.device_names.complete(&mut traversal);
             let explanation = self.paths.as_mut().map(|Paths { explainer, rules }| {
                 explainer.explain(
@@ -362,6 +365,7 @@ fn summary(results: u64, counts: &Counts) -> String {
             Counter::EndMissed,
             "end of a packet not seen: noticed when its address was used again",
         ),
+        (Counter::EndRingFull, "ring buffer full: ends of packets not told"),
     ];
     let mut text = format!("{results} traversals shown");
     let mut losses: Vec<String> = lost

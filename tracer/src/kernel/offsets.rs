@@ -173,6 +173,12 @@ const OPTIONAL: &[(&str, &str, &[&str], Field)] = &[
     ("nf_conn", "status", &["nf_conntrack"], |o| {
         &mut o.conntrack_status
     }),
+    ("nf_conn", "tuplehash", &["nf_conntrack"], |o| {
+        &mut o.conntrack_tuplehash
+    }),
+    ("nf_conntrack_tuple_hash", "tuple", &["nf_conntrack"], |o| {
+        &mut o.tuplehash_tuple
+    }),
     // CONFIG_NF_CONNTRACK_MARK
     ("nf_conn", "mark", &["nf_conntrack"], |o| &mut o.conntrack_mark),
 ];
@@ -406,11 +412,12 @@ pub(crate) mod tests {
         simple(
             "nf_conn",
             if conntrack_mark {
-                &["status", "mark"]
+                &["status", "tuplehash", "mark"]
             } else {
-                &["status"]
+                &["status", "tuplehash"]
             },
         );
+        simple("nf_conntrack_tuple_hash", &["hnnode", "tuple"]);
         let ns = simple("ns_common", &["inum"]);
         let ipv4 = simple(
             "netns_ipv4",

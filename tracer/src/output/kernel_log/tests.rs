@@ -488,6 +488,7 @@ fn arbitrary_records_never_panic() {
     bolero::check!().for_each(|bytes: &[u8]| {
         let mut filled = bytes.to_vec();
         filled.resize(size_of::<Record>(), 0xa5);
+        filled[..8].copy_from_slice(&tracer_common::kind::TRAVERSAL.to_ne_bytes());
         let len_at = std::mem::offset_of!(Record, observed_len);
         filled[len_at..len_at + 4].copy_from_slice(&u32::try_from(OBSERVED_MAX).unwrap().to_ne_bytes());
         let mut record = Record::from_bytes(&filled).unwrap();
