@@ -4,6 +4,7 @@
 //! Nothing here sleeps for a guessed time: [`wait::until`] waits for a condition, within a limit.
 
 pub mod account;
+pub mod bench;
 pub mod campaign;
 pub mod command;
 pub mod http;

@@ -207,7 +207,12 @@ impl Tracer {
         Report::read(&shown, said)
     }
 
-    fn wait_for_text(mut self) -> Result<Text> {
+    /// Waits until it ends by itself and returns what it wrote, in any format.
+    ///
+    /// # Errors
+    ///
+    /// When it does not end, or fails.
+    pub fn wait_for_text(mut self) -> Result<Text> {
         let code = self.wait_for_exit()?;
         ensure!(
             code == Some(exit::DONE),

@@ -2,6 +2,7 @@
 //!
 //! Every command finds or installs just what it needs first, so any of them works in a fresh clone.
 
+mod bench;
 mod build;
 mod demo;
 mod error;
@@ -34,6 +35,7 @@ Examples:
   cargo xtask demo                     see it at work on a Kubernetes node in a test machine
   cargo xtask test                     all tests; `unit` or `vm` for one part of them
   cargo xtask oracle                   random rulesets and packets, held against the kernel's TRACE
+  cargo xtask bench                    what tracing costs each packet
   cargo xtask vm                       a shell in a test machine
   cargo xtask setup                    get everything that any command needs, once
 
@@ -60,6 +62,8 @@ enum Command {
     Test(test::Args),
     /// Hold tracer against the kernel's TRACE with random rulesets and packets
     Oracle(oracle::Args),
+    /// Count what tracing costs each packet, in instructions of a test machine
+    Bench(bench::Args),
     /// Run a command or a shell in a test machine
     Vm(vm::Args),
 }
@@ -85,6 +89,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Lint(args) => lint::command(&args).map(done),
         Command::Test(args) => test::command(&args),
         Command::Oracle(args) => oracle::command(&args),
+        Command::Bench(args) => bench::command(&args),
         Command::Vm(args) => vm::command(args),
     }
 }

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 
 pub(crate) use image::{Image, Programs};
 pub(crate) use job::Job;
-pub(crate) use qemu::VmOptions;
+pub(crate) use qemu::{Accelerator, VmOptions};
 use session::{Failure, Outcome, Session};
 pub(crate) use terminal::restore as restore_terminal;
 
@@ -109,7 +109,8 @@ impl Lab {
         self.run_with(&options, kernel, limit, job, stdout, stderr)
     }
 
-    fn run_with(
+    /// The same in a machine that is not the ordinary one.
+    pub(crate) fn run_with(
         &self,
         options: &VmOptions,
         kernel: &Kernel,

@@ -41,13 +41,24 @@ pub(crate) enum Accelerator {
     Kvm,
     /// Software emulation.
     Tcg,
+    /// Software emulation whose clock counts instructions: one nanosecond each, none while nothing runs. Takes one
+    /// processor.
+    Counting,
 }
 
 impl Accelerator {
-    fn arguments(self) -> [&'static str; 4] {
+    fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Counting => &[
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+                "-cpu",
+                "max",
+            ],
         }
     }
 }

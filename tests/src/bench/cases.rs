@@ -1,0 +1,148 @@
+//! What is measured: the packet alone, with rules, with a tool looking on.
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::Signal;
+use nix::sys::time::TimeValLike as _;
+
+use super::load::Effort;
+use super::rulesets::Scene;
+use crate::command;
+use crate::trace_log;
+use crate::tracer::{Summary, Tracer};
+
+/// One situation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// No table at all.
+    NoRules,
+    /// The rules.
+    Rules,
+    /// Tracer follows other packets.
+    NoMatch,
+    /// Tracer follows the packets; also gives what its process took for each packet.
+    Match,
+    /// Tracer has ended.
+    Detached,
+    /// A TRACE rule, and the kernel's log.
+    Trace,
+}
+
+/// Tells a figure: the name of the case, and instructions for each packet.
+pub(super) type Found<'a> = &'a mut dyn FnMut(&'static str, u64);
+
+/// Room for the records of all packets, as user space is not given the processor while packets are sent.
+const RING_KIB: u32 = 131_072;
+/// Nobody sends there.
+const OTHER_PORT: u16 = 9;
+
+impl Case {
+    /// All, in an order that makes sense: rules stay, once loaded.
+    pub const ALL: [Self; 6] = [
+        Self::NoRules,
+        Self::Rules,
+        Self::NoMatch,
+        Self::Match,
+        Self::Detached,
+        Self::Trace,
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoRules => "no-rules",
+            Self::Rules => "rules",
+            Self::NoMatch => "no-match",
+            Self::Match => "match",
+            Self::Detached => "detached",
+            Self::Trace => "trace",
+        }
+    }
+
+    /// The case of a name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|case| case.name() == name)
+    }
+
+    pub(super) fn measure(self, scene: &Scene, effort: Effort, found: Found<'_>) -> Result<()> {
+        match self {
+            Self::NoRules => found(self.name(), scene.plain.measure(effort)?),
+            Self::Rules => {
+                scene.load_rules()?;
+                // The first packets in a fresh namespace take longer, for a while.
+                scene.load.measure(effort)?;
+                found(self.name(), scene.load.measure(effort)?);
+            }
+            Self::Detached => {
+                scene.load_rules()?;
+                found(self.name(), scene.load.measure(effort)?);
+            }
+            Self::NoMatch => {
+                scene.load_rules()?;
+                let (tracer, _) = start(OTHER_PORT)?;
+                found(self.name(), scene.load.measure(effort)?);
+                stop(tracer, 0)?;
+            }
+            Self::Match => {
+                scene.load_rules()?;
+                let (tracer, before) = start(scene.port)?;
+                let instructions = scene.load.measure(effort)?;
+                let after = stop(tracer, effort.total())?;
+                found(self.name(), instructions);
+                // What it takes to start and to read the rules is not to be blamed on packets.
+                let (tracer, idle_before) = start(OTHER_PORT)?;
+                let idle = stop(tracer, 0)? - idle_before;
+                found(
+                    "match-user-space",
+                    (after - before).saturating_sub(idle) / effort.total(),
+                );
+            }
+            Self::Trace => {
+                scene.load_rules()?;
+                trace_log::enable()?;
+                let rule = format!("-p udp --dport {} -j TRACE", scene.port);
+                for chain in ["PREROUTING", "OUTPUT"] {
+                    command::run(&format!("iptables-legacy -w -t raw -I {chain} {rule}"))?;
+                }
+                found(self.name(), scene.load.measure(effort)?);
+                for chain in ["PREROUTING", "OUTPUT"] {
+                    command::run(&format!("iptables-legacy -w -t raw -D {chain} {rule}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Starts tracer for a port, and tells what processes that have ended took so far.
+fn start(port: u16) -> Result<(Tracer, u64)> {
+    let before = ended_ns()?;
+    let tracer = Tracer::start(&format!(
+        "--format log --proto udp --port {port} --ring-kib {RING_KIB}"
+    ))?;
+    Ok((tracer, before))
+}
+
+/// Stops it. It must have delivered something for each of so many packets, and lost nothing.
+fn stop(tracer: Tracer, packets: u64) -> Result<u64> {
+    tracer.signal(Signal::SIGINT)?;
+    let text = tracer.wait_for_text()?;
+    let summary = Summary::last(&text.said)?;
+    ensure!(
+        summary.losses.is_empty() && summary.shown >= packets,
+        "tracer did not deliver everything: {}",
+        text.said
+    );
+    let complete = packets == 0 || text.said.contains(" complete, 0 partial");
+    ensure!(complete, "tracer was not certain: {}", text.said);
+    ended_ns()
+}
+
+/// Processor time of processes that have ended.
+fn ended_ns() -> Result<u64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("failed to read processor time")?;
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(u64::try_from(micros)? * 1000)
+}

@@ -1,0 +1,188 @@
+//! Datagrams that are sent, pass the tables, and are read, one after the other; and how long that takes.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
+
+use crate::command;
+use crate::wait;
+
+/// How many packets.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Packets of a round.
+    pub packets: u16,
+    /// Rounds; the middle one counts.
+    pub rounds: u16,
+}
+
+impl Effort {
+    /// All packets, with those of the first round, which only warms the machine.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        u64::from(self.packets) * (u64::from(self.rounds) + 1)
+    }
+}
+
+/// Which connections the datagrams belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Connections {
+    /// All to one.
+    One,
+    /// Each to its own, so that each passes the nat table.
+    Each,
+}
+
+/// Where datagrams go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) connections: Connections,
+    pub(super) from: Ipv4Addr,
+    /// Where they are sent to.
+    pub(super) to: SocketAddrV4,
+    /// Where they arrive.
+    pub(super) arrives: SocketAddrV4,
+}
+
+/// Bytes of a datagram.
+const PAYLOAD: [u8; 10] = *b"0123456789";
+/// Bytes of an IPv4 header without options, and of a UDP header.
+const HEADERS_LEN: usize = 20 + 8;
+/// Ports that connections of their own come from.
+const FIRST_PORT: u16 = 20_000;
+
+impl Load {
+    /// Instructions for each packet: the middle of all rounds.
+    pub(super) fn measure(&self, effort: Effort) -> Result<u64> {
+        let receiver = UdpSocket::bind(self.arrives).context("failed to bind receiver")?;
+        receiver
+            .set_read_timeout(Some(wait::LIMIT))
+            .context("failed to set up receiver")?;
+        let mut sender = Sender::new(self)?;
+        let mut rounds = Vec::new();
+        for round in 0..=effort.rounds {
+            if self.connections == Connections::Each {
+                command::run("conntrack -F")?;
+            }
+            sender.port = FIRST_PORT;
+            let alone = Alone::new()?;
+            let start = Instant::now();
+            for _ in 0..effort.packets {
+                sender.send()?;
+                let len = receiver
+                    .recv(&mut [0; PAYLOAD.len()])
+                    .context("failed to receive datagram")?;
+                ensure!(len == PAYLOAD.len(), "another datagram came, of {len} bytes");
+            }
+            let took = start.elapsed();
+            drop(alone);
+            // What happens for the first time takes longer.
+            if round > 0 {
+                rounds.push(u64::try_from(took.as_nanos())? / u64::from(effort.packets));
+            }
+        }
+        rounds.sort_unstable();
+        rounds
+            .get(rounds.len() / 2)
+            .copied()
+            .context("failed to measure: no round")
+    }
+}
+
+/// The end that sends.
+struct Sender {
+    kind: Kind,
+    port: u16,
+    packet: [u8; HEADERS_LEN + PAYLOAD.len()],
+}
+
+enum Kind {
+    Udp(UdpSocket, SocketAddrV4),
+    /// Headers and all, so that a connection costs no socket.
+    Raw(OwnedFd, SockaddrIn),
+}
+
+impl Sender {
+    fn new(load: &Load) -> Result<Self> {
+        let kind = match load.connections {
+            Connections::One => Kind::Udp(
+                UdpSocket::bind((load.from, 0)).context("failed to bind sender")?,
+                load.to,
+            ),
+            Connections::Each => Kind::Raw(
+                socket(
+                    AddressFamily::Inet,
+                    SockType::Raw,
+                    SockFlag::SOCK_CLOEXEC,
+                    SockProtocol::Raw,
+                )
+                .context("failed to open raw socket")?,
+                load.to.into(),
+            ),
+        };
+        let mut packet = [0; HEADERS_LEN + PAYLOAD.len()];
+        let len = u8::try_from(packet.len())?;
+        // The kernel fills in the checksum of the header; a UDP checksum of zero is none.
+        packet[..10].copy_from_slice(&[0x45, 0, 0, len, 0, 1, 0x40, 0, 64, 17]);
+        packet[12..16].copy_from_slice(&load.from.octets());
+        packet[16..20].copy_from_slice(&load.to.ip().octets());
+        packet[22..24].copy_from_slice(&load.to.port().to_be_bytes());
+        packet[25] = len - 20;
+        packet[HEADERS_LEN..].copy_from_slice(&PAYLOAD);
+        Ok(Self {
+            kind,
+            port: FIRST_PORT,
+            packet,
+        })
+    }
+
+    fn send(&mut self) -> Result<()> {
+        match &self.kind {
+            Kind::Udp(socket, to) => {
+                socket.send_to(&PAYLOAD, to).context("failed to send datagram")?;
+            }
+            Kind::Raw(socket, to) => {
+                self.packet[20..22].copy_from_slice(&self.port.to_be_bytes());
+                self.port += 1;
+                sendto(socket.as_raw_fd(), &self.packet, to, MsgFlags::empty())
+                    .context("failed to send datagram")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// While this lasts no other process runs, as the machine has one processor: what user space does with records
+/// is measured by itself.
+struct Alone;
+
+impl Alone {
+    fn new() -> Result<Self> {
+        schedule(libc::SCHED_FIFO, 1)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // Going back to ordinary scheduling is always allowed.
+        drop(schedule(libc::SCHED_OTHER, 0));
+    }
+}
+
+fn schedule(policy: libc::c_int, priority: libc::c_int) -> Result<()> {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the kernel reads the parameters during the call only.
+    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
+    nix::errno::Errno::result(result)
+        .map(drop)
+        .context("failed to set scheduling")
+}
