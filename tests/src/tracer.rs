@@ -242,6 +242,26 @@ impl Tracer {
     }
 }
 
+/// Runs `tracer show`; the words of the line are its arguments. Its exit code, and what it wrote.
+///
+/// # Errors
+///
+/// When it cannot be run, or writes what is no text.
+pub fn show(arguments: &str) -> Result<(Option<i32>, Text)> {
+    let output = Command::new("tracer")
+        .arg("show")
+        .args(arguments.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .context("failed to run: tracer show")?;
+    let text = |bytes| String::from_utf8(bytes).context("failed to read output of: tracer show");
+    let text = Text {
+        shown: text(output.stdout)?,
+        said: text(output.stderr)?,
+    };
+    Ok((output.status.code(), text))
+}
+
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("failed to read: {}", path.display()))
 }

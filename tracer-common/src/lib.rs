@@ -27,6 +27,6 @@ pub use offsets::{ABSENT, Offsets};
 pub use record::{
     End, FRAMES_MAX, GENERATIONS_MAX, Generation, HEADERS_LEN_MAX, HOOK_FORWARD, HOOK_LOCAL_IN,
     HOOK_LOCAL_OUT, HOOK_POST_ROUTING, HOOK_PRE_ROUTING, IFNAME_LEN, LINK_HEADER_LEN_MAX, OBSERVED_MAX,
-    Observed, PACKETS_MAX, TABLE_NAME_LEN, THREAD_NAME_LEN, TUPLE_LEN, TableRead, Traversal, ends, flags,
-    kind, observed,
+    Observed, PACKETS_MAX, RECORD_LAYOUT, TABLE_NAME_LEN, THREAD_NAME_LEN, TUPLE_LEN, TableRead, Traversal,
+    ends, flags, kind, observed,
 };

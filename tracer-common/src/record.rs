@@ -9,6 +9,9 @@ pub mod kind {
     pub const END: u64 = 2;
 }
 
+/// Version of the layout of [`Traversal`] and of what its fields mean. Raise it with every change of either:
+/// recordings of another layout are refused.
+pub const RECORD_LAYOUT: u32 = 1;
 /// `IFNAMSIZ`, `include/uapi/linux/if.h`.
 pub const IFNAME_LEN: usize = 16;
 /// `XT_TABLE_MAXNAMELEN`, `include/uapi/linux/netfilter/x_tables.h`.

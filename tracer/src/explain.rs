@@ -80,8 +80,8 @@ pub trait Source {
     /// Reads a table, and tells which generation it is.
     ///
     /// # Errors
-    /// A sentence: why it cannot be read.
-    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), String>;
+    /// Why it cannot be read.
+    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules>;
 }
 
 /// A table of a network namespace.
@@ -118,6 +118,12 @@ impl Explainer {
         explanation
     }
 
+    /// Reads the rules that a traversal met, should they not be known, and says nothing about its path.
+    pub fn know(&mut self, traversal: &Traversal, source: &mut dyn Source) {
+        // Whoever asks for the path gets the reason again.
+        let _ = self.rules(traversal, source);
+    }
+
     fn rules(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Result<Arc<Rules>, NoRules> {
         if traversal.generation_unsure {
             return Err(NoRules::Unsure);
@@ -133,9 +139,7 @@ impl Explainer {
         if self.gone.contains(&traversal.generation) {
             return Err(NoRules::Replaced);
         }
-        let (generation, rules) = source
-            .read(traversal.netns, traversal.family, &traversal.table)
-            .map_err(NoRules::Unreadable)?;
+        let (generation, rules) = source.read(traversal.netns, traversal.family, &traversal.table)?;
         let rules = Arc::new(rules);
         self.remember(key, generation, Arc::clone(&rules));
         if generation == traversal.generation {
@@ -214,7 +218,7 @@ mod tests {
     struct Third(u32);
 
     impl Source for Third {
-        fn read(&mut self, _: u32, family: Family, name: &str) -> Result<(Generation, Rules), String> {
+        fn read(&mut self, _: u32, family: Family, name: &str) -> Result<(Generation, Rules), NoRules> {
             self.0 += 1;
             let table = Table {
                 family,

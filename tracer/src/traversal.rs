@@ -3,7 +3,7 @@
 //! [`Traversal::decode`] is the only place where the programs' raw record becomes something with meaning;
 //! what the kernel may yet invent survives as `Other(n)`.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::connection::Connection;
 
@@ -235,6 +235,8 @@ pub struct Device {
 /// Who a packet is. Two traversals with the same identity are the same packet's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PacketId {
+    /// Number of the recording that it is from: addresses and times are those of one machine.
+    recording: u32,
     skb: u64,
     born_ns: u64,
 }
@@ -243,7 +245,17 @@ impl PacketId {
     /// The packet in the `sk_buff` at this address that was first seen at this time.
     #[must_use]
     pub(crate) fn new(skb: u64, born_ns: u64) -> Self {
-        Self { skb, born_ns }
+        Self {
+            recording: 0,
+            skb,
+            born_ns,
+        }
+    }
+
+    /// The packet of the same address and time in a recording with this number.
+    #[must_use]
+    pub fn of_recording(self, recording: u32) -> Self {
+        Self { recording, ..self }
     }
 
     /// When it was first seen, `CLOCK_MONOTONIC`.
@@ -268,6 +280,8 @@ pub struct Owner {
 pub struct Traversal {
     /// Whose way it is.
     pub packet: PacketId,
+    /// The machine, where there are several.
+    pub node: Option<Arc<str>>,
     /// Whether it is the first traversal that was seen of this packet.
     pub first: bool,
     /// Which of the packet's traversals that were to be recorded it is, from 1: a gap is a record that was lost.
@@ -366,6 +380,7 @@ impl Traversal {
         let prefix = |bytes: &[u8], len: u16| bytes[..usize::from(len).min(bytes.len())].to_vec();
         Ok(Self {
             packet: PacketId::new(record.skb, record.born_ns),
+            node: None,
             first: has(flags::FIRST),
             pass: record.pass,
             entered_ns: record.entered_ns,
@@ -402,6 +417,17 @@ impl Traversal {
             incomplete: has(flags::READ_FAILED) || (record.conntrack != 0 && !has(flags::CONNTRACK)),
             not_followed: has(flags::NOT_FOLLOWED),
         })
+    }
+}
+
+impl Traversal {
+    /// Says where it is from: the number of the recording, the machine where there are several, and the
+    /// nanoseconds from that machine's clock to the one that times are told by.
+    pub fn place(&mut self, recording: u32, node: Option<Arc<str>>, shift_ns: i64) {
+        self.packet = self.packet.of_recording(recording);
+        self.node = node;
+        self.entered_ns = self.entered_ns.saturating_add_signed(shift_ns);
+        self.left_ns = self.left_ns.saturating_add_signed(shift_ns);
     }
 }
 

@@ -12,6 +12,7 @@ mod nested;
 mod nodeport;
 mod oracle;
 mod random;
+mod recordings;
 mod replacement;
 mod rules;
 
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Trial> {
         follow::trials(),
         filters::trials(),
         fields::trials(),
+        recordings::trials(),
         loss::trials(),
         concurrency::trials(),
         replacement::trials(),

@@ -81,6 +81,15 @@ impl Failure {
         }
     }
 
+    /// A failure with its hint.
+    pub fn hinted(exit: Exit, error: impl Into<anyhow::Error>, hint: impl Into<String>) -> Self {
+        Self {
+            exit,
+            error: error.into(),
+            hint: Some(hint.into()),
+        }
+    }
+
     /// How the process ends.
     #[must_use]
     pub fn exit(&self) -> Exit {

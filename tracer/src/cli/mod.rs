@@ -3,6 +3,8 @@
 pub mod doctor;
 pub mod exit;
 pub mod filter;
+mod recorder;
+pub mod show;
 pub mod trace;
 
 use std::{
@@ -31,6 +33,7 @@ Examples:
   tracer trace --port 32275              packets of this port, also after NAT
   tracer trace -p icmp --duration 10s    ten seconds of pings
   tracer trace -t filter --hook FORWARD  what filter says of forwarded packets
+  tracer trace --write node.rec          keep it all; tracer show node.rec
 
 Exit codes:
   0  done
@@ -46,6 +49,9 @@ enum Command {
     /// Follow packets through the tables and print their path
     #[command(after_help = TRACE_HELP)]
     Trace(Box<trace::TraceArgs>),
+    /// Show what a trace has kept in a file, on any machine
+    #[command(after_help = SHOW_HELP)]
+    Show(Box<show::ShowArgs>),
 }
 
 const TRACE_HELP: &str = "\
@@ -61,6 +67,20 @@ Formats:
 
 Ends with ^C, SIGTERM, --count or --duration, and then says on standard error
 what was lost, if anything was. SIGUSR1 says so while it runs.";
+
+const SHOW_HELP: &str = "\
+Needs no root, no eBPF and none of the rules: the recording has everything.
+Names for --netns are looked up on this machine; net:[INODE] is a namespace of
+the machine where it was recorded.
+
+A recording that was cut off is shown as far as it was written, and a damaged
+one as far as it is whole; both are said on standard error.
+
+Examples:
+  tracer trace --port 32275 --write node.rec   on the node
+  tracer show node.rec                         anywhere
+  tracer show node.rec -p tcp --format log     some of it, in another format
+  tracer show a.rec b.rec                      two nodes, by time of day";
 
 /// Runs the command that was typed.
 #[must_use]
@@ -82,6 +102,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Doctor => doctor::run(&machine),
         Command::Trace(args) => trace::run(args, &machine).map(|()| Exit::Done),
+        Command::Show(args) => show::run(args),
     };
     result.unwrap_or_else(|failure| report(&failure)).into()
 }

@@ -19,10 +19,11 @@ use tracer_common::Counter;
 use super::{
     exit::Failure,
     filter::{FilterArgs, netns_inode},
+    recorder::Recorder,
 };
 use crate::{
     event::Event,
-    explain::Explainer,
+    explain::{Explainer, Explanation},
     kernel::{
         attach::{Attached, Counts, Plan},
         devices::DeviceNames,
@@ -30,7 +31,9 @@ use crate::{
         preflight,
         rules::{KernelRules, Reader},
     },
-    output::{self, Format, Output},
+    output::{self, Clock, Format, Output},
+    recording::{DeviceName, Noting},
+    traversal::Traversal,
 };
 
 /// Arguments of `tracer trace`.
@@ -38,9 +41,12 @@ use crate::{
 pub struct TraceArgs {
     #[command(flatten)]
     filter: FilterArgs,
-    /// How to write results [default: tree on a terminal, else line]
+    /// How to write results [default: tree on a terminal, else line; with --write nothing]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
+    /// Keep everything in this file for `tracer show`: records and the rules that they met; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    write: Option<PathBuf>,
     /// Stop after this many results: traversals of a table
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -122,10 +128,8 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
     // Before attaching, so that a signal at any later moment ends the trace in order.
     let mut signals = Signals::new().context("failed to start: signal handling")?;
     let mut attached = Attached::attach(plan)?;
-    let mut show = Show::new(args);
-    if let Some(paths) = &mut show.paths {
-        paths.rules.survey(&mut attached, &mut paths.explainer);
-    }
+    let mut show = Show::new(args)?;
+    show.survey(&mut attached);
     // SAFETY: the descriptor is the ring buffer's, which `Attached` owns and never replaces.
     let attached = unsafe { AsyncFd::register_with_interest(attached, Interest::READABLE) };
     let mut attached =
@@ -133,37 +137,57 @@ async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
     let _ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
     let deadline = args.duration.map(|duration| Instant::now() + duration);
 
-    let end = loop {
+    let ended = follow(&mut show, &mut attached, &mut signals, deadline).await;
+    let mut attached = attached.into_inner();
+    attached.detach();
+    let drained = match ended {
+        Ok(End::Asked) => drain(&mut show, &mut attached, &mut signals).await,
+        Ok(End::Enough | End::OutputClosed) => Ok(()),
+        Err(failure) => Err(failure),
+    };
+    show.tell(&attached);
+    let finished = show.finish(&attached);
+    drained.and(finished)
+}
+
+/// Shows what comes, until something ends it.
+async fn follow(
+    show: &mut Show,
+    attached: &mut AsyncFd<Attached>,
+    signals: &mut Signals,
+    deadline: Option<Instant>,
+) -> Result<End, Failure> {
+    loop {
         tokio::select! {
             biased;
             request = signals.next() => match request {
-                Request::Stop => break End::Asked,
+                Request::Stop => return Ok(End::Asked),
                 Request::Tell => show.tell(attached.get_ref()),
             },
-            () = at(deadline) => break End::Asked,
+            () = at(deadline) => return Ok(End::Asked),
+            () = at(show.flush_due()) => show.flush(attached.get_ref())?,
             ready = attached.readable_mut() => {
                 let mut ready = ready.context("failed to watch: ring buffer")?;
                 match show.drain(ready.get_inner_mut())? {
                     Drained::Empty => ready.clear_ready(),
                     // Signals and time reach us only when we yield, and a flood of records never lets us wait.
                     Drained::More => tokio::task::yield_now().await,
-                    Drained::Ended(end) => break end,
+                    Drained::Ended(end) => return Ok(end),
                 }
             }
         }
-    };
-    let mut attached = attached.into_inner();
-    attached.detach();
-    if end == End::Asked {
-        while show.drain(&mut attached)? == Drained::More {
-            // Who asks again does not want the rest.
-            let again = tokio::time::timeout(Duration::ZERO, signals.next()).await;
-            if matches!(again, Ok(Request::Stop)) {
-                break;
-            }
+    }
+}
+
+/// Shows what is still in the buffer.
+async fn drain(show: &mut Show, attached: &mut Attached, signals: &mut Signals) -> Result<(), Failure> {
+    while show.drain(attached)? == Drained::More {
+        // Who asks again does not want the rest.
+        let again = tokio::time::timeout(Duration::ZERO, signals.next()).await;
+        if matches!(again, Ok(Request::Stop)) {
+            break;
         }
     }
-    show.tell(&attached);
     Ok(())
 }
 
@@ -222,10 +246,14 @@ enum Drained {
     Ended(End),
 }
 
-/// Takes records, shows results.
+/// Takes records, shows and keeps results.
 struct Show {
-    output: Box<dyn Output>,
-    /// Where the format shows rules.
+    /// Not where they are only kept.
+    output: Option<Box<dyn Output>>,
+    recorder: Option<Recorder>,
+    /// The record at hand, as the programs sent it, where it is kept.
+    raw: Vec<u8>,
+    /// Where the format shows rules, or they are kept.
     paths: Option<Paths>,
     device_names: DeviceNames,
     results: u64,
@@ -239,49 +267,81 @@ struct Paths {
 }
 
 impl Show {
-    fn new(args: &TraceArgs) -> Self {
+    fn new(args: &TraceArgs) -> Result<Self, Failure> {
         let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
-        let by_default = if io::stdout().is_terminal() {
-            Format::Tree
-        } else {
-            Format::Line
+        let clock = Clock::system();
+        let recorder = match &args.write {
+            Some(path) if path.as_os_str() == "-" && args.format.is_some() => {
+                let error = anyhow!("--write - and --format would both go to standard output");
+                return Err(Failure::usage(error));
+            }
+            Some(path) => Some(Recorder::create(path, &clock, own_netns)?),
+            None => None,
         };
-        let format = args.format.unwrap_or(by_default);
-        Self {
-            output: output::new(format, stdout(), own_netns),
-            paths: format.shows_rules().then(|| Paths {
+        let format = match args.format {
+            None if recorder.is_some() => None,
+            None => Some(default_format()),
+            Some(format) => Some(format),
+        };
+        let shows_rules = recorder.is_some() || format.is_some_and(Format::shows_rules);
+        let shows_texts = recorder.is_some() || format.is_some_and(Format::shows_texts);
+        Ok(Self {
+            output: format.map(|format| output::new(format, stdout(), own_netns, clock)),
+            recorder,
+            raw: Vec::new(),
+            paths: shows_rules.then(|| Paths {
                 explainer: Explainer::default(),
-                rules: KernelRules::new(format.shows_texts()),
+                rules: KernelRules::new(shows_texts),
             }),
             device_names: DeviceNames::default(),
             results: 0,
             results_max: args.count,
-        }
+        })
+    }
+
+    /// Reads the rules that there are before the first packet comes.
+    fn survey(&mut self, attached: &mut Attached) {
+        let Some(Paths { explainer, rules }) = &mut self.paths else {
+            return;
+        };
+        let mut recorder = self.recorder.as_mut();
+        rules.survey(attached, &mut |netns, generation, rules| {
+            if let Some(recorder) = &mut recorder {
+                recorder.file().table(netns, generation, &rules);
+            }
+            explainer.learn(netns, generation, rules);
+        });
     }
 
     /// Shows a batch of the records that are in the buffer.
     fn drain(&mut self, attached: &mut Attached) -> Result<Drained, Failure> {
         let mut drained = Drained::More;
         for _ in 0..BATCH_MAX {
-            let Some(event) = attached.with_next_record(Event::decode) else {
+            let keep = self.recorder.is_some().then_some(&mut self.raw);
+            let event = attached.with_next_record(|bytes| {
+                if let Some(raw) = keep {
+                    raw.clear();
+                    raw.extend_from_slice(bytes);
+                }
+                Event::decode(bytes)
+            });
+            let Some(event) = event else {
                 drained = Drained::Empty;
                 break;
             };
             let mut traversal = match event.context("failed to decode: record")? {
                 Event::Traversal(traversal) => *traversal,
-                Event::End(_) => continue,
+                Event::End(_) => {
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.end(&self.raw);
+                    }
+                    continue;
+                }
             };
-            self.device_names.complete(&mut traversal);
-            let explanation = self.paths.as_mut().map(|Paths { explainer, rules }| {
-                explainer.explain(
-                    &traversal,
-                    &mut Reader {
-                        rules,
-                        attached: &mut *attached,
-                    },
-                )
-            });
-            if is_closed(self.output.traversal(&traversal, explanation.as_ref()))? {
+            let explanation = self.explain(&mut traversal, attached);
+            if let Some(output) = &mut self.output
+                && is_closed(output.traversal(&traversal, explanation.as_ref()))?
+            {
                 return Ok(Drained::Ended(End::OutputClosed));
             }
             self.results += 1;
@@ -290,24 +350,93 @@ impl Show {
                 break;
             }
         }
-        Ok(if is_closed(self.output.flush())? {
+        self.flush(attached)?;
+        let closed = match &mut self.output {
+            Some(output) => is_closed(output.flush())?,
+            None => false,
+        };
+        Ok(if closed {
             Drained::Ended(End::OutputClosed)
         } else {
             drained
         })
     }
 
+    /// Completes a traversal with what has to be asked for, finds its path where one is to be shown, and keeps all
+    /// of it where it is to be kept: first what belongs to the record, then the record.
+    fn explain(&mut self, traversal: &mut Traversal, attached: &mut Attached) -> Option<Explanation> {
+        let mut recorder = self.recorder.as_mut();
+        self.device_names
+            .complete(traversal, &mut |netns, ifindex, name| {
+                if let Some(recorder) = &mut recorder {
+                    recorder.file().device(&DeviceName {
+                        netns,
+                        ifindex,
+                        name: name.to_owned(),
+                    });
+                }
+            });
+        let Paths { explainer, rules } = self.paths.as_mut()?;
+        let source = &mut Reader { rules, attached };
+        let Some(recorder) = recorder else {
+            return Some(explainer.explain(traversal, source));
+        };
+        let noting = &mut Noting {
+            source,
+            writer: recorder.file(),
+        };
+        let explanation = match self.output {
+            Some(_) => Some(explainer.explain(traversal, noting)),
+            None => {
+                explainer.know(traversal, noting);
+                None
+            }
+        };
+        recorder.traversal(&self.raw);
+        explanation
+    }
+
+    /// When something that is kept has to be written.
+    fn flush_due(&self) -> Option<Instant> {
+        self.recorder.as_ref()?.due()
+    }
+
+    /// Writes what is kept, where that is due.
+    fn flush(&mut self, attached: &Attached) -> Result<(), Failure> {
+        let Some(recorder) = &mut self.recorder else {
+            return Ok(());
+        };
+        let blind = self.paths.as_ref().map_or(&[][..], |paths| &paths.rules.blind);
+        let flushed = recorder.flush_if_due(attached, blind);
+        if flushed.is_err() {
+            self.recorder = None;
+        }
+        flushed
+    }
+
+    /// Ends the recording, if there is one.
+    fn finish(&mut self, attached: &Attached) -> Result<(), Failure> {
+        let blind = self.paths.as_ref().map_or(&[][..], |paths| &paths.rules.blind);
+        match self.recorder.take() {
+            Some(recorder) => recorder.finish(attached, blind),
+            None => Ok(()),
+        }
+    }
+
     /// Says how the trace stands, on standard error. Nobody may be reading that; then there is nobody to tell.
     fn tell(&self, attached: &Attached) {
+        let done = match self.output {
+            Some(_) => "shown",
+            None => "recorded",
+        };
         let mut text = match attached.counts() {
-            Ok(counts) => summary(self.results, &counts),
+            Ok(counts) => summary(self.results, done, &counts),
             Err(error) => format!("{} traversals; losses unknown: {error}\n", self.results),
         };
         if let Some(Paths { explainer, rules }) = &self.paths {
-            text.push_str(&format!(
-                "paths: {} complete, {} partial\n",
-                explainer.complete, explainer.partial
-            ));
+            if self.output.is_some() {
+                text.push_str(&paths_summary(explainer));
+            }
             if !rules.blind.is_empty() {
                 text.push_str(&format!(
                     "not observed on this kernel: {}\n",
@@ -319,8 +448,17 @@ impl Show {
     }
 }
 
+/// What is written where nothing else was asked for.
+pub(super) fn default_format() -> Format {
+    if io::stdout().is_terminal() {
+        Format::Tree
+    } else {
+        Format::Line
+    }
+}
+
 /// A closed pipe (`tracer trace | head`) is a way to say enough; anything else is an error.
-fn is_closed(written: io::Result<()>) -> anyhow::Result<bool> {
+pub(super) fn is_closed(written: io::Result<()>) -> anyhow::Result<bool> {
     match written {
         Ok(()) => Ok(false),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
@@ -328,7 +466,7 @@ fn is_closed(written: io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-fn stdout() -> Box<dyn io::Write> {
+pub(super) fn stdout() -> Box<dyn io::Write> {
     let stdout = io::stdout();
     if anstream::AutoStream::choice(&stdout) == anstream::ColorChoice::Never {
         Box::new(io::BufWriter::new(anstream::StripStream::new(stdout)))
@@ -337,8 +475,16 @@ fn stdout() -> Box<dyn io::Write> {
     }
 }
 
-/// What was shown, and everything that was lost on the way.
-fn summary(results: u64, counts: &Counts) -> String {
+/// How many paths are certain.
+pub(super) fn paths_summary(explainer: &Explainer) -> String {
+    format!(
+        "paths: {} complete, {} partial\n",
+        explainer.complete, explainer.partial
+    )
+}
+
+/// What was done with so many results, and everything that was lost on the way.
+pub(super) fn summary(results: u64, done: &str, counts: &Counts) -> String {
     let lost = [
         (
             Counter::RingFull,
@@ -367,7 +513,7 @@ fn summary(results: u64, counts: &Counts) -> String {
         ),
         (Counter::EndRingFull, "ring buffer full: ends of packets not told"),
     ];
-    let mut text = format!("{results} traversals shown");
+    let mut text = format!("{results} traversals {done}");
     let mut losses: Vec<String> = lost
         .into_iter()
         .filter(|(counter, _)| counts.get(*counter) > 0)

@@ -141,6 +141,11 @@ impl Counts {
     pub fn get(&self, counter: Counter) -> u64 {
         self.values[counter as usize]
     }
+
+    /// Sets the value of one counter.
+    pub fn set(&mut self, counter: Counter, value: u64) {
+        self.values[counter as usize] = value;
+    }
 }
 
 /// The attached programs. Dropping them detaches and unloads everything.

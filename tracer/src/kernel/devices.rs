@@ -18,28 +18,40 @@ pub struct DeviceNames {
 
 impl DeviceNames {
     /// Fills in the name of the bridge port that a packet came in by. It stays empty where there is no such device
-    /// any more.
-    pub fn complete(&mut self, traversal: &mut Traversal) {
+    /// any more. `asked` gets what had to be asked for: namespace, index, name.
+    pub fn complete(&mut self, traversal: &mut Traversal, asked: &mut dyn FnMut(u32, u32, &str)) {
         let netns = traversal.netns;
         if let Some(port) = &mut traversal.port_in
             && port.name.is_empty()
         {
-            port.name = self.name(netns, port.ifindex);
+            let ifindex = port.ifindex;
+            if !self.names.contains_key(&(netns, ifindex)) {
+                let name = NonZeroU32::new(ifindex)
+                    .and_then(|ifindex| Netns::by_inode(netns)?.device_name(ifindex))
+                    .unwrap_or_default();
+                asked(netns, ifindex, &name);
+                self.learn(netns, ifindex, name);
+            }
+            self.recall(traversal);
         }
     }
 
-    fn name(&mut self, netns: u32, ifindex: u32) -> String {
-        if let Some(name) = self.names.get(&(netns, ifindex)) {
-            return name.clone();
+    /// Does the same with names that are known, and asks for none.
+    pub fn recall(&self, traversal: &mut Traversal) {
+        let netns = traversal.netns;
+        if let Some(port) = &mut traversal.port_in
+            && port.name.is_empty()
+            && let Some(name) = self.names.get(&(netns, port.ifindex))
+        {
+            port.name.clone_from(name);
         }
-        let ifindex_given = NonZeroU32::new(ifindex);
-        let name = ifindex_given
-            .and_then(|ifindex| Netns::by_inode(netns)?.device_name(ifindex))
-            .unwrap_or_default();
+    }
+
+    /// Keeps a name that somebody has asked for.
+    pub fn learn(&mut self, netns: u32, ifindex: u32, name: String) {
         if self.names.len() >= NAMES_MAX {
             self.names.clear();
         }
-        self.names.insert((netns, ifindex), name.clone());
-        name
+        self.names.insert((netns, ifindex), name);
     }
 }

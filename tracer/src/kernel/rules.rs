@@ -6,7 +6,7 @@ use tracer_common::{Generation, TableRead};
 
 use super::attach::{Attached, ExtensionKind};
 use crate::{
-    explain::{Explainer, Rules, Source},
+    explain::{NoRules, Rules, Source},
     replay::{self, Purity},
     ruleset::{
         Extension, Labels, Table, Target,
@@ -41,15 +41,16 @@ impl KernelRules {
     }
 
     /// Reads every table of every network namespace that can be found, so that what is in use is observed before
-    /// the first packet comes. What cannot be read is read, or its failure told, when a packet meets it.
-    pub fn survey(&mut self, attached: &mut Attached, explainer: &mut Explainer) {
+    /// the first packet comes, and hands each to `learn` with the inode number of its namespace. What cannot be read
+    /// is read, or its failure told, when a packet meets it.
+    pub fn survey(&mut self, attached: &mut Attached, learn: &mut dyn FnMut(u32, Generation, Rules)) {
         for netns in Netns::all() {
             let Ok(inode) = u32::try_from(netns.inode()) else {
                 continue;
             };
             for (family, name) in netns.table_names().unwrap_or_default() {
                 if let Ok((generation, rules)) = self.read_table(attached, &netns, family, &name) {
-                    explainer.learn(inode, generation, rules);
+                    learn(inode, generation, rules);
                 }
             }
         }
@@ -156,8 +157,10 @@ pub struct Reader<'a> {
 }
 
 impl Source for Reader<'_> {
-    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), String> {
-        let netns = Netns::by_inode(netns).ok_or_else(|| format!("network namespace {netns} is gone"))?;
-        self.rules.read_table(self.attached, &netns, family, table)
+    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules> {
+        let gone = || NoRules::Unreadable(format!("network namespace {netns} is gone"));
+        let netns = Netns::by_inode(netns).ok_or_else(gone)?;
+        let read = self.rules.read_table(self.attached, &netns, family, table);
+        read.map_err(NoRules::Unreadable)
     }
 }

@@ -13,7 +13,8 @@ use std::io::{self, Write};
 
 use super::{
     Output,
-    words::{Clock, Numbers, details, printable, verdict_style},
+    clock::Clock,
+    words::{Numbers, details, printable, verdict_style},
 };
 use crate::{explain::Explanation, packet::Packet, traversal::Traversal};
 
@@ -25,12 +26,12 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(writer: Box<dyn Write>, own_netns: Option<u32>) -> Self {
+    pub(super) fn new(writer: Box<dyn Write>, own_netns: Option<u32>, clock: Clock) -> Self {
         Self {
             writer,
             own_netns,
             numbers: Numbers::default(),
-            clock: Clock::system(),
+            clock,
         }
     }
 }

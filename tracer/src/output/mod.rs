@@ -1,11 +1,13 @@
 //! How results are shown, one file for each format.
 
+mod clock;
 pub mod kernel_log;
 mod line;
 mod log;
-
 mod tree;
 mod words;
+
+pub use clock::Clock;
 
 use std::io;
 
@@ -55,11 +57,16 @@ pub trait Output {
 }
 
 /// Makes the output that writes `format` to `writer`. `own_netns` is the inode number of the network namespace
-/// that needs no mention.
-pub fn new(format: Format, writer: Box<dyn io::Write>, own_netns: Option<u32>) -> Box<dyn Output> {
+/// that needs no mention, `clock` that of the machine where it happened.
+pub fn new(
+    format: Format,
+    writer: Box<dyn io::Write>,
+    own_netns: Option<u32>,
+    clock: Clock,
+) -> Box<dyn Output> {
     match format {
-        Format::Tree => Box::new(tree::Tree::new(writer, own_netns)),
-        Format::Line => Box::new(line::Line::new(writer, own_netns)),
+        Format::Tree => Box::new(tree::Tree::new(writer, own_netns, clock)),
+        Format::Line => Box::new(line::Line::new(writer, own_netns, clock)),
         Format::Log => Box::new(log::Log::new(writer)),
     }
 }

@@ -20,7 +20,8 @@ use anstyle::{AnsiColor, Style};
 
 use super::{
     Output,
-    words::{Clock, Numbers, details, printable, verdict_style},
+    clock::Clock,
+    words::{Numbers, details, printable, verdict_style},
 };
 use crate::{
     explain::{Explanation, Rules},
@@ -45,12 +46,12 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn new(writer: Box<dyn Write>, own_netns: Option<u32>) -> Self {
+    pub(super) fn new(writer: Box<dyn Write>, own_netns: Option<u32>, clock: Clock) -> Self {
         Self {
             writer,
             own_netns,
             numbers: Numbers::default(),
-            clock: Clock::system(),
+            clock,
             last: None,
         }
     }

@@ -1,11 +1,9 @@
-//! What several formats say in the same words: numbers of packets, times, names, verdicts in colour, and the
+//! What several formats say in the same words: numbers of packets, names, verdicts in colour, and the
 //! details of a traversal.
 
 use std::{collections::HashMap, fmt::Write as _};
 
 use anstyle::{AnsiColor, Style};
-use jiff::{Timestamp, tz::TimeZone};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     packet::Packet,
@@ -56,6 +54,9 @@ pub(super) fn details(
     }
     if let Some(owner) = traversal.owner {
         put(format_args!("uid={} gid={}", owner.uid, owner.gid));
+    }
+    if let Some(node) = &traversal.node {
+        put(format_args!("node={}", printable(node)));
     }
     if own_netns != Some(traversal.netns) {
         put(format_args!("netns={}", traversal.netns));
@@ -109,37 +110,6 @@ impl Numbers {
         });
         self.by_packet.insert(packet, number);
         number
-    }
-}
-
-/// Turns the kernel's monotonic clock into local time.
-pub(super) struct Clock {
-    boot: Timestamp,
-    zone: TimeZone,
-}
-
-impl Clock {
-    pub(super) fn system() -> Self {
-        let monotonic_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
-            i128::from(now.tv_sec()) * 1_000_000_000 + i128::from(now.tv_nsec())
-        });
-        let boot_ns = Timestamp::now().as_nanosecond() - monotonic_ns;
-        Self {
-            boot: Timestamp::from_nanosecond(boot_ns).unwrap_or(Timestamp::UNIX_EPOCH),
-            zone: TimeZone::system(),
-        }
-    }
-
-    pub(super) fn local(&self, monotonic_ns: u64) -> String {
-        let ns = self.boot.as_nanosecond() + i128::from(monotonic_ns);
-        Timestamp::from_nanosecond(ns).map_or_else(
-            |_| "??:??:??.??????".to_owned(),
-            |time| {
-                time.to_zoned(self.zone.clone())
-                    .strftime("%H:%M:%S.%6f")
-                    .to_string()
-            },
-        )
     }
 }
 

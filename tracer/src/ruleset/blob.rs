@@ -107,6 +107,27 @@ impl Info {
     /// Length of the struct.
     pub const LEN: usize = TABLE_NAME_LEN + 4 + 2 * HOOKS * 4 + 8;
 
+    /// What the kernel said of a table that was decoded: `decode(family, &Info::of(&table), blob)` makes the same
+    /// table again.
+    #[must_use]
+    pub fn of(table: &Table) -> Self {
+        let len = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let mut info = Self {
+            name: table.name.clone(),
+            valid_hooks: 0,
+            hook_entry: [0; HOOKS],
+            underflow: [0; HOOKS],
+            entries_count: len(table.rules.len()),
+            size: len(table.blob.len()),
+        };
+        for chain in &table.hooks {
+            let number = usize::from(chain.hook.number());
+            info.valid_hooks |= 1 << number;
+            (info.hook_entry[number], info.underflow[number]) = (chain.entry, chain.underflow);
+        }
+        info
+    }
+
     /// Reads the struct as `get_info` of `net/ipv4/netfilter/ip_tables.c` fills it.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::LEN]) -> Self {

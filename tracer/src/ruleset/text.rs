@@ -62,6 +62,19 @@ impl Texts {
         Self::default()
     }
 
+    /// The texts that were saved, in the order of the table's entries; none at all where nothing was saved.
+    #[must_use]
+    pub fn lines(&self) -> &[Option<Box<str>>] {
+        &self.saved
+    }
+
+    /// The texts again, of what [`Texts::lines`] gave for the same table. `None` where there are not as many as the
+    /// table has entries.
+    #[must_use]
+    pub fn from_lines(table: &Table, lines: Vec<Option<Box<str>>>) -> Option<Self> {
+        (lines.is_empty() || lines.len() == table.rules.len()).then_some(Self { saved: lines })
+    }
+
     /// The texts that `iptables-save -t` printed, given to the table's rules by chain and number.
     ///
     /// # Errors

@@ -1,0 +1,324 @@
+//! `tracer show`: what recordings hold, on any machine.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    fs,
+    io::{self, Read, Write as _},
+    path::Path,
+    sync::Arc,
+};
+
+use anyhow::anyhow;
+use clap::Args;
+
+use super::{
+    exit::{Exit, Failure},
+    filter::FilterArgs,
+    trace::{default_format, is_closed, paths_summary, stdout, summary},
+};
+use crate::{
+    event::Event,
+    explain::{Explainer, Explanation},
+    filter::Selection,
+    kernel::devices::DeviceNames,
+    output::{self, Clock, Format, Output},
+    recording::{Counted, Damage, Entry, Host, Item, OpenError, Reader, Recorded},
+    traversal::Traversal,
+};
+
+/// Arguments of `tracer show`.
+#[derive(Args, Clone, Debug)]
+pub struct ShowArgs {
+    /// Recordings of `tracer trace --write`; - is standard input. Several are merged by time of day
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<String>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// How to write results [default: tree on a terminal, else line]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    format: Option<Format>,
+    /// Stop after this many results: traversals of a table
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+}
+
+/// Shows recordings.
+///
+/// # Errors
+/// Flags that make no filter, a file that is no recording, damage within one (after showing what is whole), an
+/// output that fails.
+pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
+    let families = args.filter.families().map_err(Failure::usage)?;
+    let filter = args.filter.filter().map_err(Failure::usage)?;
+    let format = args.format.unwrap_or_else(default_format);
+    let mut recordings = Vec::new();
+    for (number, file) in args.files.iter().enumerate() {
+        let reader = open(file)?;
+        recordings.push(Recording {
+            file: file.clone(),
+            number: u32::try_from(number).unwrap_or(u32::MAX),
+            node: None,
+            shift_ns: 0,
+            reader,
+            selection: Selection::new(families, filter),
+            explainer: format.shows_rules().then(Explainer::default),
+            recorded: Recorded::default(),
+            device_names: DeviceNames::default(),
+            traversals: 0,
+            strange: 0,
+            counted: None,
+            ended: false,
+            cut: false,
+            damages: Vec::new(),
+        });
+    }
+    let clock_offset_ns = align(&mut recordings);
+    let own_netns = recordings.first().and_then(|recording| recording.host().netns);
+    let clock = Clock::with_offset_ns(clock_offset_ns);
+    let mut output = output::new(format, stdout(), own_netns, clock);
+    let shown = merge(&mut recordings, output.as_mut(), args.count.unwrap_or(u64::MAX))?;
+    tell(shown, &recordings);
+    match recordings.iter().find(|recording| !recording.damages.is_empty()) {
+        None => Ok(Exit::Done),
+        Some(damaged) => Err(Failure::hinted(
+            Exit::Failed,
+            anyhow!(
+                "failed to read: recording {}: damaged: {} (see above)",
+                damaged.file,
+                match damaged.damages.len() {
+                    1 => "once".to_owned(),
+                    count => format!("{count} times"),
+                }
+            ),
+            "everything that is whole was shown",
+        )),
+    }
+}
+
+fn open(file: &str) -> Result<Reader<Box<dyn Read>>, Failure> {
+    let from: io::Result<Box<dyn Read>> = match file {
+        "-" => Ok(Box::new(io::stdin())),
+        path => fs::File::open(Path::new(path)).map(|file| Box::new(file) as Box<dyn Read>),
+    };
+    let opened = from.map_err(OpenError::from).and_then(Reader::open);
+    opened.map_err(|error| {
+        let hint = match &error {
+            OpenError::NoRecording => Some("`tracer trace --write FILE` makes one"),
+            OpenError::Version(_) | OpenError::Layout { .. } => {
+                Some("show it with the version of tracer that made it")
+            }
+            OpenError::Machine(_) => Some("show it on a machine of that kind"),
+            OpenError::Io(_) | OpenError::NoHost => None,
+        };
+        let error = anyhow!("failed to open: recording {file}: {error}");
+        match hint {
+            Some(hint) => Failure::hinted(Exit::Failed, error, hint),
+            None => error.into(),
+        }
+    })
+}
+
+/// Gives the clocks of all recordings the offset of the first, which is returned, and where there are several gives
+/// each the name of its machine.
+fn align(recordings: &mut [Recording]) -> i64 {
+    let Some(first) = recordings.first() else {
+        return 0;
+    };
+    let offset_ns = first.host().clock_offset_ns;
+    let names: Vec<String> = recordings
+        .iter()
+        .map(|recording| recording.host().name.clone())
+        .collect();
+    if names.len() > 1 {
+        for recording in recordings {
+            let name = &recording.host().name;
+            let unique = names.iter().filter(|other| *other == name).count() == 1;
+            recording.node = Some(if unique { name } else { &recording.file }.as_str().into());
+            recording.shift_ns = recording.host().clock_offset_ns.saturating_sub(offset_ns);
+        }
+    }
+    offset_ns
+}
+
+/// A recording that is being read.
+struct Recording {
+    file: String,
+    number: u32,
+    /// What the machine is called where there are several.
+    node: Option<Arc<str>>,
+    /// From its clock to the first recording's.
+    shift_ns: i64,
+    reader: Reader<Box<dyn Read>>,
+    selection: Selection,
+    /// Where the format shows rules.
+    explainer: Option<Explainer>,
+    recorded: Recorded,
+    device_names: DeviceNames,
+    traversals: u64,
+    /// Records that are none.
+    strange: u64,
+    /// How the counters stood last.
+    counted: Option<Counted>,
+    /// Whether the end was there.
+    ended: bool,
+    /// Whether it ends within a frame.
+    cut: bool,
+    damages: Vec<Damage>,
+}
+
+/// A traversal that is to be shown.
+type Shown = (Traversal, Option<Explanation>);
+
+impl Recording {
+    fn host(&self) -> &Host {
+        self.reader.host()
+    }
+
+    /// The next traversal that is to be shown. It is explained at once: what the recording knows of rules is what
+    /// was read up to here.
+    fn next(&mut self) -> Option<Shown> {
+        loop {
+            let entry = match self.reader.next()? {
+                Item::Entry(entry) => entry,
+                Item::Damage(Damage::Cut { .. }) => {
+                    self.cut = true;
+                    continue;
+                }
+                Item::Damage(damage) => {
+                    self.recorded.damaged();
+                    self.damages.push(damage);
+                    continue;
+                }
+            };
+            match entry {
+                Entry::Record(bytes) => {
+                    let mut traversal = match Event::decode(&bytes) {
+                        Ok(Event::Traversal(traversal)) => *traversal,
+                        Ok(Event::End(_)) => continue,
+                        Err(_) => {
+                            self.strange += 1;
+                            continue;
+                        }
+                    };
+                    self.traversals += 1;
+                    if !self.selection.takes(&traversal) {
+                        continue;
+                    }
+                    self.device_names.recall(&mut traversal);
+                    let explainer = self.explainer.as_mut();
+                    let explanation =
+                        explainer.map(|explainer| explainer.explain(&traversal, &mut self.recorded));
+                    traversal.place(self.number, self.node.clone(), self.shift_ns);
+                    return Some((traversal, explanation));
+                }
+                Entry::Table(table) => {
+                    self.recorded.table(&table);
+                    if let Some(explainer) = &mut self.explainer {
+                        explainer.learn(table.netns, table.generation, table.rules);
+                    }
+                }
+                Entry::Unread(unread) => self.recorded.unread(unread),
+                Entry::Device(device) => {
+                    self.device_names.learn(device.netns, device.ifindex, device.name);
+                }
+                Entry::Counted(counted) => self.counted = Some(counted),
+                Entry::End(end) => {
+                    self.counted = Some(end.counted);
+                    self.ended = true;
+                }
+                // The reader yields neither.
+                Entry::Host(_) | Entry::Unknown(_) => {}
+            }
+        }
+    }
+
+    /// What there is to say of it when it was read to its end.
+    fn tell(&self, text: &mut String) {
+        let mut say = |line: std::fmt::Arguments<'_>| text.push_str(&format!("{line}\n"));
+        match &self.counted {
+            Some(counted) => {
+                let sum = summary(counted.traversals, "recorded", &counted.counts());
+                say(format_args!("{}: {}", self.file, sum.trim_end()));
+                if !counted.blind.is_empty() {
+                    say(format_args!(
+                        "not observed on this kernel: {}",
+                        counted.blind.join(", ")
+                    ));
+                }
+            }
+            None => say(format_args!(
+                "{}: what was lost while it was recorded is not known",
+                self.file
+            )),
+        }
+        if self.strange > 0 {
+            say(format_args!("{} records are not understood", self.strange));
+        }
+        for (tag, count) in self.reader.unknown() {
+            say(format_args!(
+                "{count} entries of kind {tag} skipped: made by a newer tracer"
+            ));
+        }
+        if self.selection.undecided > 0 {
+            say(format_args!(
+                "{} packets shown although their headers were not recorded far enough to decide",
+                self.selection.undecided
+            ));
+        }
+        for damage in &self.damages {
+            say(format_args!("damaged: {damage}"));
+        }
+        if !self.ended {
+            let place = if self.cut { ", within a frame" } else { "" };
+            say(format_args!(
+                "{} ends before its trace did{place}: the writer was killed or had no room, and what it had not \
+                 written is lost",
+                self.file
+            ));
+        }
+    }
+}
+
+/// Shows the traversals of all recordings in the order of their time.
+fn merge(recordings: &mut [Recording], output: &mut dyn Output, results_max: u64) -> Result<u64, Failure> {
+    let mut heads: Vec<Option<Shown>> = recordings.iter_mut().map(Recording::next).collect();
+    let order = |head: &Shown, place| Reverse((head.0.left_ns, place));
+    let mut heap: BinaryHeap<_> = heads
+        .iter()
+        .enumerate()
+        .filter_map(|(place, head)| head.as_ref().map(|head| order(head, place)))
+        .collect();
+    let mut shown = 0;
+    while let Some(Reverse((_, place))) = heap.pop() {
+        let Some((traversal, explanation)) = heads[place].take() else {
+            continue;
+        };
+        if is_closed(output.traversal(&traversal, explanation.as_ref()))? {
+            return Ok(shown);
+        }
+        shown += 1;
+        if shown == results_max {
+            break;
+        }
+        heads[place] = recordings[place].next();
+        if let Some(head) = &heads[place] {
+            heap.push(order(head, place));
+        }
+    }
+    is_closed(output.flush())?;
+    Ok(shown)
+}
+
+/// Says what was shown and what is missing, on standard error. Nobody may be reading that.
+fn tell(shown: u64, recordings: &[Recording]) {
+    let recorded: u64 = recordings.iter().map(|recording| recording.traversals).sum();
+    let mut text = format!("{shown} of {recorded} recorded traversals shown\n");
+    for recording in recordings {
+        if let Some(explainer) = &recording.explainer {
+            text.push_str(&paths_summary(explainer));
+        }
+        recording.tell(&mut text);
+    }
+    let _ = io::stderr().write_all(text.as_bytes());
+}

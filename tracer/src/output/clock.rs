@@ -1,0 +1,51 @@
+//! The kernel's monotonic clock as time of day.
+
+use jiff::{Timestamp, tz::TimeZone};
+use nix::time::{ClockId, clock_gettime};
+
+/// Turns `CLOCK_MONOTONIC`, which records have, into local time.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    offset_ns: i64,
+    zone: TimeZone,
+}
+
+impl Clock {
+    /// This machine's clock, as it is set now.
+    #[must_use]
+    pub fn system() -> Self {
+        let monotonic_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+            i128::from(now.tv_sec()) * 1_000_000_000 + i128::from(now.tv_nsec())
+        });
+        let offset_ns = Timestamp::now().as_nanosecond() - monotonic_ns;
+        Self::with_offset_ns(i64::try_from(offset_ns).unwrap_or_default())
+    }
+
+    /// The clock of a machine where it was `offset_ns` after the epoch when the monotonic clock was zero.
+    #[must_use]
+    pub fn with_offset_ns(offset_ns: i64) -> Self {
+        Self {
+            offset_ns,
+            zone: TimeZone::system(),
+        }
+    }
+
+    /// Nanoseconds from the monotonic clock to the time of day.
+    #[must_use]
+    pub fn offset_ns(&self) -> i64 {
+        self.offset_ns
+    }
+
+    /// `11:02:03.123456`, in this machine's time zone.
+    pub(super) fn local(&self, monotonic_ns: u64) -> String {
+        let ns = i128::from(self.offset_ns) + i128::from(monotonic_ns);
+        Timestamp::from_nanosecond(ns).map_or_else(
+            |_| "??:??:??.??????".to_owned(),
+            |time| {
+                time.to_zoned(self.zone.clone())
+                    .strftime("%H:%M:%S.%6f")
+                    .to_string()
+            },
+        )
+    }
+}

@@ -1,0 +1,82 @@
+//! Rules: noted while they are read from the kernel, and taken from the recording when it is read.
+
+use std::{collections::HashMap, io::Write};
+
+use tracer_common::Generation;
+
+use super::{
+    entry::{RecordedTable, TableId, Unread},
+    writer::Writer,
+};
+use crate::{
+    explain::{NoRules, Rules, Source},
+    traversal::Family,
+};
+
+/// A source whose answers are noted, so that whoever reads the recording gets the same at the same place.
+pub struct Noting<'a, W: Write> {
+    /// Who answers.
+    pub source: &'a mut dyn Source,
+    /// Where it is noted.
+    pub writer: &'a mut Writer<W>,
+}
+
+impl<W: Write> Source for Noting<'_, W> {
+    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules> {
+        let answer = self.source.read(netns, family, table);
+        match &answer {
+            Ok((generation, rules)) => self.writer.table(netns, *generation, rules),
+            Err(why) => self.writer.unread(&Unread {
+                id: TableId::new(netns, family, table),
+                why: match why {
+                    NoRules::Unreadable(why) => why.clone(),
+                    NoRules::Replaced | NoRules::Unsure => why.to_string(),
+                },
+            }),
+        }
+        answer
+    }
+}
+
+/// What a recording says of rules that are not in it, as far as it has been read. The rules that are in it are for
+/// [`crate::explain::Explainer::learn`].
+#[derive(Debug, Default)]
+pub struct Recorded {
+    /// What came last of each table: its rules, or why it could not be read.
+    last: HashMap<TableId, Option<String>>,
+    /// Whether rules may have been in a part that is damaged.
+    damaged: bool,
+}
+
+impl Recorded {
+    /// A table was read.
+    pub fn table(&mut self, table: &RecordedTable) {
+        let rules = &table.rules.table;
+        let id = TableId::new(table.netns, rules.family, &rules.name);
+        self.last.insert(id, None);
+    }
+
+    /// A table could not be read.
+    pub fn unread(&mut self, unread: Unread) {
+        self.last.insert(unread.id, Some(unread.why));
+    }
+
+    /// A part of the recording is damaged.
+    pub fn damaged(&mut self) {
+        self.damaged = true;
+    }
+}
+
+impl Source for Recorded {
+    /// Asked for rules that are not known: they were not read in time, and the recording says why.
+    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules> {
+        if self.damaged {
+            return Err(NoRules::Unreadable("the recording is damaged".to_owned()));
+        }
+        Err(match self.last.get(&TableId::new(netns, family, table)) {
+            Some(None) => NoRules::Replaced,
+            Some(Some(why)) => NoRules::Unreadable(why.clone()),
+            None => NoRules::Unreadable("not in the recording".to_owned()),
+        })
+    }
+}
