@@ -8,6 +8,8 @@
 //! | [`Filter`] | loader (from the command line) | programs | read-only global |
 //! | [`Traversal`] | programs | loader | ring buffer, one record a table traversal |
 //! | [`End`] | programs | loader | ring buffer, one record a followed packet, if asked for |
+//! | [`Sites`] | loader (from the running kernel's code) | programs | read-only global, for `--verify` |
+//! | [`Witness`] | programs | loader | the same ring buffer, before its traversal, for `--verify` |
 //! | [`TableRead`] | programs | loader | array: which rules its reader got |
 //! | [`Counter`] | programs | loader | per-CPU array |
 //!
@@ -20,6 +22,7 @@ mod counter;
 mod filter;
 mod offsets;
 mod record;
+mod witness;
 
 pub use counter::Counter;
 pub use filter::{Filter, HOOKS_ALL, Prefix, TABLES_MAX, criteria, protocols};
@@ -30,3 +33,4 @@ pub use record::{
     Observed, PACKETS_MAX, RECORD_LAYOUT, TABLE_NAME_LEN, THREAD_NAME_LEN, TUPLE_LEN, TableRead, Traversal,
     ends, flags, kind, observed,
 };
+pub use witness::{CODE_CHUNK_LEN, CodeChunk, NO_RULE, Registers, Sites, WITNESSED_MAX, Witness};

@@ -7,6 +7,8 @@ pub mod kind {
     pub const TRAVERSAL: u64 = 1;
     /// An [`End`](super::End).
     pub const END: u64 = 2;
+    /// A [`Witness`](super::super::Witness).
+    pub const WITNESS: u64 = 4;
 }
 
 /// Version of the layout of [`Traversal`] and of what its fields mean. Raise it with every change of either:

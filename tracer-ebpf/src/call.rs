@@ -2,7 +2,10 @@
 
 use tracer_common::Counter;
 
-use crate::maps::{CALLS, FRAMES, count};
+use crate::{
+    maps::{CALLS, FRAMES, count},
+    verify,
+};
 
 /// One call of a function, by where its return address lies on the kernel stack.
 ///
@@ -61,6 +64,7 @@ pub(crate) fn forget(invocation: Invocation) {
     if let Some(call) = end(invocation) {
         count(Counter::ExitMissed);
         if call.param == 0 {
+            verify::forget(call.state);
             let _ = FRAMES.remove(call.state);
         }
     }

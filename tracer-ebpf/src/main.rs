@@ -7,6 +7,7 @@
 //! | `extension.rs` | match and target functions: what they answered during a traversal |
 //! | `rules.rs` | which rules a table had |
 //! | `call.rs` | pairs the entry of a function with its return |
+//! | `verify.rs` | the second source of steps, for `--verify` |
 //! | `follow.rs` | which packets are followed, from the first hook to the end of their life |
 //! | `filter.rs` | does this packet satisfy the user's filter |
 //! | `ip.rs` | the few header fields that following and filter look at |
@@ -34,6 +35,7 @@ mod kernel;
 mod maps;
 mod rules;
 mod traversal;
+mod verify;
 
 use core::ptr::read_volatile;
 
@@ -143,6 +145,27 @@ fn skb_freed(ctx: ProbeContext) -> u32 {
     if let Some(skb) = ctx.arg(0) {
         follow::end(skb, ends::FREED, 0);
     }
+    0
+}
+
+/// Within `ipt_do_table`, where it asks whether it has to log the rule.
+#[kprobe]
+fn ipt_step(ctx: ProbeContext) -> u32 {
+    verify::step(ctx.regs as u64, false);
+    0
+}
+
+/// The same in `ip6t_do_table`.
+#[kprobe]
+fn ip6t_step(ctx: ProbeContext) -> u32 {
+    verify::step(ctx.regs as u64, true);
+    0
+}
+
+/// Never attached: the loader runs it, with an address and a length, to read the kernel's code.
+#[raw_tracepoint]
+fn read_code(ctx: RawTracePointContext) -> u32 {
+    verify::copy_code(ctx.arg(0), ctx.arg(1));
     0
 }
 

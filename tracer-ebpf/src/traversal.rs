@@ -12,7 +12,7 @@ use crate::{
     ip,
     kernel::{Gap, Skb, copy, copy_headers, read},
     maps::{FRAMES, RECORDS, count},
-    offset, rules,
+    offset, rules, verify,
 };
 
 /// `NF_STOLEN`, `include/uapi/linux/netfilter.h`.
@@ -98,6 +98,7 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
         }
     }
     frame.flags |= flags;
+    verify::begin(frame);
     Ok(())
 }
 
@@ -106,6 +107,7 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
 fn open<'a>(invocation: Invocation, state: u64) -> Option<&'a mut Traversal> {
     if FRAMES.get_ptr(state).is_some() {
         // An earlier traversal with this state has returned unseen.
+        verify::forget(state);
         count(Counter::ExitMissed);
     }
     #[expect(
@@ -284,6 +286,7 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
     if !same || rules::is_unsure(&frame.generation) {
         frame.flags |= flags::GENERATION_UNSURE;
     }
+    verify::end(frame);
     count(match RECORDS.output::<[u8]>(frame.bytes(), 0) {
         Ok(()) => Counter::Delivered,
         Err(_) => Counter::RingFull,

@@ -1,8 +1,11 @@
 //! What the programs send, as domain values.
 
-use tracer_common::{End as RecordOfEnd, ends, kind};
+use tracer_common::{End as RecordOfEnd, Witness as RecordOfWitness, ends, kind};
 
-use crate::traversal::{DecodeError, PacketId, Traversal};
+use crate::{
+    traversal::{DecodeError, PacketId, Traversal},
+    witness::Witness,
+};
 
 /// One record.
 #[derive(Clone, Debug)]
@@ -11,6 +14,8 @@ pub enum Event {
     Traversal(Box<Traversal>),
     /// A packet is gone.
     End(End),
+    /// The steps of the traversal that comes next, or soon after.
+    Witness(Witness),
 }
 
 /// The end of a followed packet.
@@ -50,6 +55,10 @@ impl Event {
         if kind == Some(kind::END) {
             let record = RecordOfEnd::from_bytes(bytes).ok_or(DecodeError::Length(bytes.len()))?;
             return Ok(Self::End(End::of(&record)));
+        }
+        if kind == Some(kind::WITNESS) {
+            let record = RecordOfWitness::from_bytes(bytes).ok_or(DecodeError::Length(bytes.len()))?;
+            return Ok(Self::Witness(Witness::of(&record)));
         }
         Traversal::decode(bytes).map(|traversal| Self::Traversal(Box::new(traversal)))
     }
@@ -99,6 +108,14 @@ mod tests {
         assert!(matches!(
             Event::decode(traversal.bytes()),
             Ok(Event::Traversal(_))
+        ));
+        let witness = RecordOfWitness {
+            steps_len: 2,
+            ..RecordOfWitness::EMPTY
+        };
+        assert!(matches!(
+            Event::decode(witness.bytes()),
+            Ok(Event::Witness(witness)) if witness.steps == [0, 0]
         ));
         let other = tracer_common::Traversal { kind: 9, ..traversal };
         assert!(Event::decode(other.bytes()).is_err());

@@ -4,11 +4,14 @@
 //! names), when the first record of it arrives. A record whose generation is gone by then has no path, and
 //! says so.
 
+mod verification;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
+pub use self::verification::Verification;
 use crate::{
     replay::{self, Completeness, Observation, Outcome, PacketAfter},
     ruleset::{Labels, Table, text::Texts},
@@ -99,17 +102,36 @@ pub struct Explainer {
     pub complete: u64,
     /// Records whose path is partial.
     pub partial: u64,
+    /// Where paths are held against the kernel's own steps: what came out so far.
+    pub verification: Option<Verification>,
 }
 
 impl Explainer {
+    /// One that holds paths against their traversals' witnesses, if asked to.
+    #[must_use]
+    pub fn verifying(verifying: bool) -> Self {
+        Self {
+            verification: verifying.then(Verification::default),
+            ..Self::default()
+        }
+    }
+
     /// The path of one traversal.
     pub fn explain(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Explanation {
         let explanation = match self.rules(traversal, source) {
             Ok(rules) => {
-                let path = replay(&rules.table, traversal);
+                let mut path = replay(&rules.table, traversal);
+                if let Some(verification) = &mut self.verification {
+                    verification.check(traversal, &rules, &mut path);
+                }
                 Explanation::Path { rules, path }
             }
-            Err(reason) => Explanation::Nothing(reason),
+            Err(reason) => {
+                if let Some(verification) = &mut self.verification {
+                    verification.without_rules();
+                }
+                Explanation::Nothing(reason)
+            }
         };
         match explanation.partial() {
             None => self.complete += 1,

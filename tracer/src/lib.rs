@@ -16,3 +16,4 @@ pub mod recording;
 pub mod replay;
 pub mod ruleset;
 pub mod traversal;
+pub mod witness;

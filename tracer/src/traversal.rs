@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::connection::Connection;
+use crate::{connection::Connection, witness::Witness};
 
 pub use tracer_common::{Generation, Observed};
 use tracer_common::{Traversal as Record, flags};
@@ -258,6 +258,12 @@ impl PacketId {
         Self { recording, ..self }
     }
 
+    /// Address of the `sk_buff`.
+    #[must_use]
+    pub(crate) fn skb(self) -> u64 {
+        self.skb
+    }
+
     /// When it was first seen, `CLOCK_MONOTONIC`.
     #[must_use]
     pub fn born_ns(self) -> u64 {
@@ -351,6 +357,8 @@ pub struct Traversal {
     pub incomplete: bool,
     /// Whether there was no room to follow the packet beyond this traversal.
     pub not_followed: bool,
+    /// The steps as the kernel took them, where they were witnessed.
+    pub witness: Option<Witness>,
 }
 
 /// Bytes that are no record.
@@ -416,6 +424,7 @@ impl Traversal {
             observed_cut: has(flags::OBSERVED_CUT),
             incomplete: has(flags::READ_FAILED) || (record.conntrack != 0 && !has(flags::CONNTRACK)),
             not_followed: has(flags::NOT_FOLLOWED),
+            witness: None,
         })
     }
 }

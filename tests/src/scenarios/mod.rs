@@ -15,6 +15,7 @@ mod random;
 mod recordings;
 mod replacement;
 mod rules;
+mod verify;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Trial> {
         oracle::trials(),
         random::trials(),
         nested::trials(),
+        verify::trials(),
         follow::trials(),
         filters::trials(),
         fields::trials(),

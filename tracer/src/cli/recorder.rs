@@ -60,8 +60,8 @@ impl Recorder {
         self.file.record(bytes);
     }
 
-    /// Keeps the end of a packet.
-    pub(super) fn end(&mut self, bytes: &[u8]) {
+    /// Keeps a record of another kind: the end of a packet, the steps of a traversal.
+    pub(super) fn other(&mut self, bytes: &[u8]) {
         self.file.record(bytes);
     }
 

@@ -25,6 +25,7 @@ use crate::{
     output::{self, Clock, Format, Output},
     recording::{Counted, Damage, Entry, Host, Item, OpenError, Reader, Recorded},
     traversal::Traversal,
+    witness::Witnesses,
 };
 
 /// Arguments of `tracer show`.
@@ -64,6 +65,7 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             selection: Selection::new(families, filter),
             explainer: format.shows_rules().then(Explainer::default),
             recorded: Recorded::default(),
+            witnesses: Witnesses::default(),
             device_names: DeviceNames::default(),
             traversals: 0,
             strange: 0,
@@ -154,6 +156,7 @@ struct Recording {
     /// Where the format shows rules.
     explainer: Option<Explainer>,
     recorded: Recorded,
+    witnesses: Witnesses,
     device_names: DeviceNames,
     traversals: u64,
     /// Records that are none.
@@ -196,12 +199,20 @@ impl Recording {
                     let mut traversal = match Event::decode(&bytes) {
                         Ok(Event::Traversal(traversal)) => *traversal,
                         Ok(Event::End(_)) => continue,
+                        Ok(Event::Witness(witness)) => {
+                            self.witnesses.keep(witness);
+                            if let Some(explainer) = &mut self.explainer {
+                                explainer.verification.get_or_insert_default();
+                            }
+                            continue;
+                        }
                         Err(_) => {
                             self.strange += 1;
                             continue;
                         }
                     };
                     self.traversals += 1;
+                    self.witnesses.complete(&mut traversal);
                     if !self.selection.takes(&traversal) {
                         continue;
                     }

@@ -17,7 +17,7 @@ use tokio::{
 use tracer_common::Counter;
 
 use super::{
-    exit::Failure,
+    exit::{Exit, Failure},
     filter::{FilterArgs, netns_inode},
     recorder::Recorder,
 };
@@ -30,10 +30,13 @@ use crate::{
         machine::Machine,
         preflight,
         rules::{KernelRules, Reader},
+        verify,
     },
     output::{self, Clock, Format, Output},
     recording::{DeviceName, Noting},
+    ruleset::source,
     traversal::Traversal,
+    witness::Witnesses,
 };
 
 /// Arguments of `tracer trace`.
@@ -57,6 +60,12 @@ pub struct TraceArgs {
     /// but not where tracer is killed
     #[arg(long, value_name = "PATH")]
     ready_file: Option<PathBuf>,
+    /// Hold every path against a second source: the steps that the kernel itself takes, seen where it
+    /// asks whether to log them. For checking, not for production: it costs a probe for each rule
+    /// that any packet of this machine matches, whatever the filter. Where the two differ the path is
+    /// partial and says how; where the replay cannot go on, the kernel's steps are told
+    #[arg(long)]
+    verify: bool,
     /// Size of the buffer between kernel and tracer, in KiB; raise it when records are lost
     #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     ring_kib: u32,
@@ -103,14 +112,45 @@ fn plan(args: &TraceArgs, machine: &Machine) -> Result<Plan, Failure> {
     let families = report.traceable(families);
     let absent = report.absent();
     let resolved = report.into_resolved()?;
-    Ok(Plan {
+    let mut plan = Plan {
         offsets: resolved.offsets,
         filter,
         families,
         absent,
         skips_counted: resolved.skips_counted,
+        witness: None,
         ring_bytes: (args.ring_kib * 1024).next_power_of_two(),
-    })
+    };
+    if args.verify {
+        plan.witness = Some(second_source(machine, &plan, resolved.trace_bit)?);
+    }
+    Ok(plan)
+}
+
+/// Finds and tries the second source of steps. Says which family has none; that is a failure if no family has one.
+fn second_source(machine: &Machine, plan: &Plan, trace_bit: Option<u32>) -> Result<verify::Places, Failure> {
+    let verify::Prepared { places, unavailable } = verify::prepare(machine, plan, trace_bit);
+    let reasons: Vec<String> = unavailable
+        .into_iter()
+        .map(|(family, why)| {
+            let tool = source::command(family);
+            format!(
+                "{tool} has no second source of steps: {:#}",
+                anyhow::Error::from(why)
+            )
+        })
+        .collect();
+    if places.is_empty() {
+        return Err(Failure::hinted(
+            Exit::Lacking,
+            anyhow!("failed to verify: {}", reasons.join("; ")),
+            "without --verify paths are replayed and cross-checked all the same",
+        ));
+    }
+    for reason in reasons {
+        let _ = writeln!(io::stderr(), "not verified: {reason}");
+    }
+    Ok(places)
 }
 
 /// Why a trace ended.
@@ -255,6 +295,7 @@ struct Show {
     raw: Vec<u8>,
     /// Where the format shows rules, or they are kept.
     paths: Option<Paths>,
+    witnesses: Witnesses,
     device_names: DeviceNames,
     results: u64,
     results_max: Option<u64>,
@@ -283,16 +324,17 @@ impl Show {
             None => Some(default_format()),
             Some(format) => Some(format),
         };
-        let shows_rules = recorder.is_some() || format.is_some_and(Format::shows_rules);
+        let shows_rules = recorder.is_some() || args.verify || format.is_some_and(Format::shows_rules);
         let shows_texts = recorder.is_some() || format.is_some_and(Format::shows_texts);
         Ok(Self {
             output: format.map(|format| output::new(format, stdout(), own_netns, clock)),
             recorder,
             raw: Vec::new(),
             paths: shows_rules.then(|| Paths {
-                explainer: Explainer::default(),
+                explainer: Explainer::verifying(args.verify),
                 rules: KernelRules::new(shows_texts),
             }),
+            witnesses: Witnesses::default(),
             device_names: DeviceNames::default(),
             results: 0,
             results_max: args.count,
@@ -333,11 +375,19 @@ impl Show {
                 Event::Traversal(traversal) => *traversal,
                 Event::End(_) => {
                     if let Some(recorder) = &mut self.recorder {
-                        recorder.end(&self.raw);
+                        recorder.other(&self.raw);
                     }
                     continue;
                 }
+                Event::Witness(witness) => {
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.other(&self.raw);
+                    }
+                    self.witnesses.keep(witness);
+                    continue;
+                }
             };
+            self.witnesses.complete(&mut traversal);
             let explanation = self.explain(&mut traversal, attached);
             if let Some(output) = &mut self.output
                 && is_closed(output.traversal(&traversal, explanation.as_ref()))?
@@ -475,12 +525,16 @@ pub(super) fn stdout() -> Box<dyn io::Write> {
     }
 }
 
-/// How many paths are certain.
+/// How many paths are certain, and how they compare with the kernel's own steps.
 pub(super) fn paths_summary(explainer: &Explainer) -> String {
-    format!(
+    let paths = format!(
         "paths: {} complete, {} partial\n",
         explainer.complete, explainer.partial
-    )
+    );
+    match &explainer.verification {
+        Some(verification) => format!("{paths}{verification}"),
+        None => paths,
+    }
 }
 
 /// What was done with so many results, and everything that was lost on the way.
@@ -526,6 +580,7 @@ pub(super) fn summary(results: u64, done: &str, counts: &Counts) -> String {
             skipped.extensions,
             "answers of matches or targets not seen, their paths are partial",
         ),
+        (skipped.steps, "steps not witnessed, their paths are not verified"),
         (
             skipped.rules,
             "replacements of rules not seen, paths are not certain",

@@ -20,7 +20,7 @@ use aya::{
     },
 };
 use nix::errno::Errno;
-use tracer_common::{Counter, Filter, Offsets, THREAD_NAME_LEN, TableRead};
+use tracer_common::{Counter, Filter, Offsets, Sites, THREAD_NAME_LEN, TableRead};
 
 use crate::ruleset::source::reader_name;
 
@@ -28,6 +28,7 @@ use super::{
     link,
     preflight::Families,
     probes::{Kind, PROGRAMS, Program, Purpose},
+    verify::Places,
 };
 
 /// The eBPF object that this binary was built with.
@@ -51,6 +52,8 @@ pub struct Plan {
     /// Whether this kernel counts the runs of a probe that it skipped: its `bpf_link_info` has
     /// `perf_event.kprobe.missed` (6.7 and later).
     pub skips_counted: bool,
+    /// Where steps are witnessed (`--verify`).
+    pub witness: Option<Places>,
     /// Size of the ring buffer; rounded up to what the kernel takes (a power of two of pages).
     pub ring_bytes: u32,
 }
@@ -124,6 +127,8 @@ pub struct Skipped {
     pub rules: u64,
     /// Of [`Purpose::Extensions`]: answers that were not seen.
     pub extensions: u64,
+    /// Of [`Purpose::Steps`]: steps that were not witnessed.
+    pub steps: u64,
 }
 
 /// How many of each [`Counter`].
@@ -207,21 +212,35 @@ impl Attached {
     /// # Errors
     /// Whatever the kernel refused; nothing stays attached then.
     pub fn attach(plan: &Plan) -> Result<Self, AttachError> {
+        let mut attached = Self::load(plan)?;
+        attached.attach_programs(plan, |_| true)?;
+        Ok(attached)
+    }
+
+    /// Creates the maps; the programs are loaded when they are attached.
+    pub(super) fn load(plan: &Plan) -> Result<Self, AttachError> {
         let object = OBJECT.ok_or(AttachError::NoObject)?;
-        // SAFETY: both are plain old data without hidden padding (asserted in tracer-common).
-        let (offsets, filter) = unsafe { (bytes_of(&plan.offsets), bytes_of(&plan.filter)) };
+        let sites = plan.witness.map_or(Sites::NONE, Places::sites);
+        // SAFETY: all are plain old data without hidden padding (asserted in tracer-common).
+        let (offsets, filter, sites) =
+            unsafe { (bytes_of(&plan.offsets), bytes_of(&plan.filter), bytes_of(&sites)) };
         let mut reader = [0; THREAD_NAME_LEN];
         let name = reader_name();
         let name = &name.as_bytes()[..name.len().min(THREAD_NAME_LEN - 1)];
         reader[..name.len()].copy_from_slice(name);
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .btf(None)
             .override_global("OFFSETS", offsets, true)
             .override_global("FILTER", filter, true)
+            .override_global("SITES", sites, true)
             .override_global("READER", &reader[..], true)
-            .map_max_entries("RECORDS", plan.ring_bytes)
-            .load(object)?;
-        let mut attached = Self {
+            .map_max_entries("RECORDS", plan.ring_bytes);
+        if plan.witness.is_none() {
+            loader.map_max_entries("WITNESSES", 1);
+        }
+        let mut ebpf = loader.load(object)?;
+        Ok(Self {
             links: Vec::new(),
             records: take_map(&mut ebpf, "RECORDS")?,
             counters: take_map(&mut ebpf, "COUNTERS")?,
@@ -230,18 +249,36 @@ impl Attached {
             ebpf,
             ended: None,
             skips_counted: plan.skips_counted,
-        };
+        })
+    }
+
+    /// Attaches the programs of the `wanted` purposes, witnesses of steps first.
+    pub(super) fn attach_programs(
+        &mut self,
+        plan: &Plan,
+        wanted: impl Fn(Purpose) -> bool,
+    ) -> Result<(), AttachError> {
+        for site in plan.witness.into_iter().flat_map(Places::attachments) {
+            let link = self.attach_kprobe(site.program, site.function, site.offset, false, Purpose::Steps)?;
+            self.links.push(link);
+        }
         for program in PROGRAMS {
-            let wanted = match program.purpose {
-                Purpose::Life | Purpose::Rules | Purpose::Extensions => true,
-                Purpose::Tables(family) => plan.families.contains(family),
-            };
+            let wanted = wanted(program.purpose)
+                && match program.purpose {
+                    Purpose::Life | Purpose::Rules | Purpose::Extensions | Purpose::Steps => true,
+                    Purpose::Tables(family) => plan.families.contains(family),
+                };
             if wanted && !plan.absent.contains(&program.function) {
-                let link = attached.attach_one(program)?;
-                attached.links.push(link);
+                let link = self.attach_one(program)?;
+                self.links.push(link);
             }
         }
-        Ok(attached)
+        Ok(())
+    }
+
+    /// The loaded object, for whoever has a use for its parts that tracing has not.
+    pub(super) fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
     }
 
     fn attach_one(&mut self, program: Program) -> Result<Link, AttachError> {
@@ -253,8 +290,8 @@ impl Attached {
             ..
         } = program;
         match kind {
-            Kind::Kprobe => self.attach_kprobe(name, function, true, purpose),
-            Kind::Kretprobe => self.attach_kprobe(name, function, false, purpose),
+            Kind::Kprobe => self.attach_kprobe(name, function, 0, true, purpose),
+            Kind::Kretprobe => self.attach_kprobe(name, function, 0, false, purpose),
             Kind::RawTracepoint => {
                 let load = |source| AttachError::Load {
                     program: name,
@@ -276,11 +313,12 @@ impl Attached {
         }
     }
 
-    /// Attaches a program to the entry or return of a function; one program may have many.
+    /// Attaches a program to the entry or return of a function, or `offset` bytes into it; one program may have many.
     fn attach_kprobe(
         &mut self,
         name: &'static str,
         function: &str,
+        offset: u64,
         at_entry: bool,
         purpose: Purpose,
     ) -> Result<Link, AttachError> {
@@ -298,7 +336,7 @@ impl Attached {
         if program.fd().is_err() {
             program.load().map_err(load)?;
         }
-        let id = program.attach(function, 0).map_err(attach)?;
+        let id = program.attach(function, offset).map_err(attach)?;
         let link = KprobeLink::new(program.take_link(id).map_err(attach)?)?;
         Ok(Link::Kprobe {
             at_entry,
@@ -318,8 +356,8 @@ impl Attached {
             ExtensionKind::Target => "target_leave",
         };
         // The return first, so that no call is noted whose return is not seen.
-        let leave = self.attach_kprobe(leave, function, false, Purpose::Extensions)?;
-        let enter = self.attach_kprobe("extension_enter", function, true, Purpose::Extensions)?;
+        let leave = self.attach_kprobe(leave, function, 0, false, Purpose::Extensions)?;
+        let enter = self.attach_kprobe("extension_enter", function, 0, true, Purpose::Extensions)?;
         self.links.extend([leave, enter]);
         Ok(())
     }
@@ -387,6 +425,7 @@ impl Attached {
                     Purpose::Life => skipped.life += missed,
                     Purpose::Rules => skipped.rules += missed,
                     Purpose::Extensions => skipped.extensions += missed,
+                    Purpose::Steps => skipped.steps += missed,
                 }
             }
         }

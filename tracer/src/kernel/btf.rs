@@ -116,6 +116,14 @@ pub enum LookupError {
         /// The member asked for.
         path: String,
     },
+    /// The member is no bit field, where one was asked for.
+    #[error("member {path} of struct {structure} is not a bit field")]
+    NoBitfield {
+        /// Name of the struct.
+        structure: String,
+        /// The member asked for.
+        path: String,
+    },
     /// There is no such function.
     #[error("function {0} is not described")]
     NoFunction(String),
@@ -278,6 +286,38 @@ impl Btf {
     /// Names of types are not unique. All definitions of `structure`, in the module and in vmlinux, must
     /// give the same answer, otherwise none is given. Bit fields have no byte offset and are refused.
     pub fn member(&self, structure: &str, path: &str) -> Result<u32, LookupError> {
+        let hit = self.hit(structure, path)?;
+        if hit.bitfield || !hit.offset_bits.is_multiple_of(8) {
+            return Err(LookupError::Bitfield {
+                structure: structure.into(),
+                path: path.into(),
+            });
+        }
+        Ok(hit.offset_bits / 8)
+    }
+
+    /// The offset in bits of a member that is a bit field, as [`Btf::member`] finds it. A machine of this byte order
+    /// counts bits within a byte from the lowest.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Btf::member`]; a member that is no bit field is refused.
+    pub fn bit(&self, structure: &str, path: &str) -> Result<u32, LookupError> {
+        match self.hit(structure, path)? {
+            Hit {
+                offset_bits,
+                bitfield: true,
+                ..
+            } => Ok(offset_bits),
+            Hit { .. } => Err(LookupError::NoBitfield {
+                structure: structure.into(),
+                path: path.into(),
+            }),
+        }
+    }
+
+    /// Finds a member in all definitions of `structure`, which must agree.
+    fn hit(&self, structure: &str, path: &str) -> Result<Hit, LookupError> {
         let broken = || LookupError::Broken(format!("{structure}.{path}"));
         let mut visits = VISITS_MAX;
         let mut answer: Option<Option<Hit>> = None;
@@ -308,13 +348,7 @@ impl Btf {
                 structure: structure.into(),
                 path: path.into(),
             }),
-            Some(Some(hit)) if hit.bitfield || !hit.offset_bits.is_multiple_of(8) => {
-                Err(LookupError::Bitfield {
-                    structure: structure.into(),
-                    path: path.into(),
-                })
-            }
-            Some(Some(hit)) => Ok(hit.offset_bits / 8),
+            Some(Some(hit)) => Ok(hit),
         }
     }
 

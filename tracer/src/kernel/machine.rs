@@ -119,6 +119,16 @@ impl Machine {
         symbols::find(BufReader::with_capacity(256 << 10, file), wanted)
     }
 
+    /// The functions `wanted` that the kernel has, with their lengths ([`symbols::find_with_len`]).
+    ///
+    /// # Errors
+    ///
+    /// If the symbol table cannot be read.
+    pub fn symbols_with_len(&self, wanted: &[&str]) -> io::Result<Vec<(Symbol, Option<u64>)>> {
+        let file = File::open(self.root.join("proc/kallsyms"))?;
+        symbols::find_with_len(BufReader::with_capacity(256 << 10, file), wanted)
+    }
+
     /// The legacy tables that exist in this process's network namespace. This reads a list that the kernel
     /// keeps; asking for a table by name would create it.
     ///

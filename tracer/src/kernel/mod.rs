@@ -12,6 +12,7 @@ pub mod probes;
 pub mod question;
 pub mod rules;
 pub mod symbols;
+pub mod verify;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -113,6 +113,9 @@ pub struct Resolved {
     /// Whether this kernel tells how often it did not run a kprobe: `bpf_link_info.perf_event.kprobe.missed`,
     /// `include/uapi/linux/bpf.h` since 6.7.
     pub skips_counted: bool,
+    /// Where `sk_buff.nf_trace` is, in bits; `None` for a kernel that does not have it
+    /// (`CONFIG_NETFILTER_XT_TARGET_TRACE`, `CONFIG_NF_TABLES`).
+    pub trace_bit: Option<u32>,
 }
 
 impl Resolved {
@@ -295,6 +298,7 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
         skips_counted: vmlinux
             .member("bpf_link_info", "perf_event.kprobe.missed")
             .is_ok(),
+        trace_bit: vmlinux.bit("sk_buff", "nf_trace").ok(),
     })
 }
 

@@ -131,6 +131,8 @@ pub enum Purpose {
     Tables(Family),
     /// To see what matches and targets answer.
     Extensions,
+    /// To witness the steps (`--verify`).
+    Steps,
 }
 
 /// Every program with a probe of its own, in the order in which they are attached: the ends of packets' lives and

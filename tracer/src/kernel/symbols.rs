@@ -25,17 +25,51 @@ pub struct Symbol {
 /// # Errors
 ///
 /// If reading fails.
-pub fn find(mut kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
+pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
     let mut found = Vec::new();
+    for_each_line(kallsyms, |line| found.extend(parse(line, wanted)))?;
+    Ok(found)
+}
+
+/// Finds the functions `wanted` as [`find`] does, each with its length: the bytes up to the next symbol, `None` where
+/// there is none or addresses are hidden. What follows a function up to the next symbol is padding.
+///
+/// # Errors
+///
+/// If reading fails.
+pub fn find_with_len(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<(Symbol, Option<u64>)>> {
+    let mut found = Vec::new();
+    let mut addresses = Vec::new();
+    for_each_line(kallsyms, |line| {
+        found.extend(parse(line, wanted));
+        let address = line.split_ascii_whitespace().next();
+        addresses.extend(address.and_then(|address| u64::from_str_radix(address, 16).ok()));
+    })?;
+    let len = |symbol: &Symbol| {
+        let address = symbol.address?.get();
+        let next = addresses.iter().filter(|other| **other > address).min()?;
+        Some(next - address)
+    };
+    Ok(found
+        .into_iter()
+        .map(|symbol| {
+            let len = len(&symbol);
+            (symbol, len)
+        })
+        .collect())
+}
+
+fn for_each_line(mut kallsyms: impl BufRead, mut take: impl FnMut(&str)) -> io::Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();
         // Bounded, so that a line that never ends does not fill the memory.
         if io::Read::take(&mut kallsyms, LINE_LEN_MAX).read_until(b'\n', &mut line)? == 0 {
-            return Ok(found);
+            return Ok(());
         }
-        let symbol = str::from_utf8(&line).ok().and_then(|line| parse(line, wanted));
-        found.extend(symbol);
+        if let Ok(line) = str::from_utf8(&line) {
+            take(line);
+        }
     }
 }
 
@@ -96,9 +130,20 @@ ffffffffc0a1d000 T ipt_do_table_not\t[other]
     }
 
     #[test]
+    fn a_function_ends_where_the_next_symbol_begins() {
+        let found = find_with_len(TEXT.as_bytes(), &["kfree_skbmem", "ipt_do_table_not"]).unwrap();
+        let lens: Vec<_> = found.iter().map(|(_, len)| *len).collect();
+        assert_eq!(lens, [Some(0x100), Some(0x82000000 - 0x81a00200), None]);
+        let text = "0000000000000000 t ipt_do_table\t[ip_tables]\n0000000000000000 t next\n";
+        let found = find_with_len(text.as_bytes(), &["ipt_do_table"]).unwrap();
+        assert_eq!(found[0].1, None);
+    }
+
+    #[test]
     fn arbitrary_text_never_panics() {
         bolero::check!().for_each(|bytes: &[u8]| {
             find(bytes, &["ipt_do_table", ""]).unwrap();
+            find_with_len(bytes, &["ipt_do_table", ""]).unwrap();
         });
     }
 }

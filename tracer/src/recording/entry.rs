@@ -180,6 +180,8 @@ pub struct Skips {
     life: u64,
     rules: u64,
     extensions: u64,
+    #[serde(default)]
+    steps: u64,
 }
 
 impl Counted {
@@ -197,6 +199,7 @@ impl Counted {
                 life: skipped.life,
                 rules: skipped.rules,
                 extensions: skipped.extensions,
+                steps: skipped.steps,
             }),
             blind: blind.to_vec(),
         }
@@ -215,6 +218,7 @@ impl Counted {
             life: skips.life,
             rules: skips.rules,
             extensions: skips.extensions,
+            steps: skips.steps,
         });
         counts
     }

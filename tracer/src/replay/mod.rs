@@ -23,6 +23,7 @@ mod purity;
 mod targets;
 mod view;
 mod walk;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -32,3 +33,4 @@ pub use observation::{HeadersAfter, Observation, Outcome, PacketAfter};
 pub use path::{Completeness, Gap, Path, Reason, Step};
 pub use purity::{Purity, purity};
 pub use walk::walk;
+pub use witness::{Comparison, compare};

@@ -160,6 +160,17 @@ pub enum Reason {
         /// The mark that was observed.
         observed: u32,
     },
+    /// The kernel was seen to take other steps (`--verify`).
+    #[error("verify: {0}")]
+    Witnessed(String),
+    /// The path is partial, and the kernel was seen to take these steps (`--verify`).
+    #[error("{reason}; verify: {said}")]
+    AndWitnessed {
+        /// Why the path is partial.
+        reason: Box<Reason>,
+        /// What the kernel did.
+        said: String,
+    },
     /// A walk of a length that no sound table leads to.
     #[error("the walk does not end")]
     Endless,

@@ -401,7 +401,8 @@ fn numbered(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 }
 
 /// The command that edits tables of the family.
-fn command(family: Family) -> &'static str {
+/// What administers the tables of a family.
+pub(crate) fn command(family: Family) -> &'static str {
     match family {
         Family::Ipv4 => "iptables",
         Family::Ipv6 => "ip6tables",
@@ -446,6 +447,20 @@ fn socket(family: Family) -> Result<OwnedFd, SourceError> {
             cause: errno.into(),
         }),
     }
+}
+
+/// Makes a table, without rules, in the thread's network namespace. That is for a namespace of one's own: elsewhere
+/// only tables that exist are asked for.
+///
+/// # Errors
+/// The kernel has no such table, or refuses.
+pub(crate) fn create(family: Family, name: &str) -> Result<(), SourceError> {
+    let asked = get_info(&socket(family)?, family, name);
+    asked.map(drop).map_err(|errno| SourceError::Read {
+        command: command(family),
+        table: name.to_owned(),
+        cause: errno.into(),
+    })
 }
 
 /// Reads a table that exists; `None` if it has ceased to.
