@@ -111,6 +111,47 @@ pub struct Offsets {
     pub cred_fsuid: u32,
     /// `cred.fsgid`
     pub cred_fsgid: u32,
+
+    /// Position of the `struct nft_traceinfo *` argument of `__nft_trace_packet`, from 0; [`ABSENT`] without nf_tables
+    pub arg_trace_info: u32,
+    /// Position of its `const struct nft_pktinfo *` argument; [`ABSENT`] where `info` has it (up to 6.3)
+    pub arg_trace_pkt: u32,
+    /// Position of its `const struct nft_verdict *` argument; [`ABSENT`] where `info` has it
+    pub arg_trace_verdict: u32,
+    /// Position of its argument for the rule; [`ABSENT`] where `info` has it
+    pub arg_trace_rule: u32,
+    /// Position of its `const struct nft_chain *` argument; [`ABSENT`] where the rule leads to it
+    pub arg_trace_chain: u32,
+    /// Position of its `enum nft_trace_types` argument
+    pub arg_trace_type: u32,
+    /// `nft_traceinfo.pkt`
+    pub trace_info_pkt: u32,
+    /// `nft_traceinfo.verdict`
+    pub trace_info_verdict: u32,
+    /// `nft_traceinfo.rule`
+    pub trace_info_rule: u32,
+    /// `nft_pktinfo.skb`
+    pub pkt_skb: u32,
+    /// `nft_pktinfo.state`, before 5.14 `nft_pktinfo.xt.state`
+    pub pkt_state: u32,
+    /// Where in a rule, as `nft_do_chain` sees it, the word with its handle is
+    pub rule_handle: u32,
+    /// By how many bits the handle is shifted in that word
+    pub rule_handle_shift: u32,
+    /// `nft_rule_dp_last.chain`; [`ABSENT`] where the end of a chain is no rule (up to 6.3)
+    pub rule_last_chain: u32,
+    /// `nft_chain.table`
+    pub chain_table: u32,
+    /// `nft_chain.handle`
+    pub chain_handle: u32,
+    /// `nft_chain.name`
+    pub chain_name: u32,
+    /// `nft_table.handle`
+    pub nft_table_handle: u32,
+    /// `nft_table.name`
+    pub nft_table_name: u32,
+    /// `nf_hook_state.pf`
+    pub state_pf: u32,
 }
 
 impl Offsets {
@@ -161,7 +202,27 @@ impl Offsets {
         file_cred: ABSENT,
         cred_fsuid: ABSENT,
         cred_fsgid: ABSENT,
+        arg_trace_info: ABSENT,
+        arg_trace_pkt: ABSENT,
+        arg_trace_verdict: ABSENT,
+        arg_trace_rule: ABSENT,
+        arg_trace_chain: ABSENT,
+        arg_trace_type: ABSENT,
+        trace_info_pkt: ABSENT,
+        trace_info_verdict: ABSENT,
+        trace_info_rule: ABSENT,
+        pkt_skb: ABSENT,
+        pkt_state: ABSENT,
+        rule_handle: ABSENT,
+        rule_handle_shift: ABSENT,
+        rule_last_chain: ABSENT,
+        chain_table: ABSENT,
+        chain_handle: ABSENT,
+        chain_name: ABSENT,
+        nft_table_handle: ABSENT,
+        nft_table_name: ABSENT,
+        state_pf: ABSENT,
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 45 * 4);
+const _: () = assert!(size_of::<Offsets>() == 65 * 4);

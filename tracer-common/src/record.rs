@@ -13,7 +13,7 @@ pub mod kind {
 
 /// Version of the layout of [`Traversal`] and of what its fields mean. Raise it with every change of either:
 /// recordings of another layout are refused.
-pub const RECORD_LAYOUT: u32 = 1;
+pub const RECORD_LAYOUT: u32 = 2;
 /// `IFNAMSIZ`, `include/uapi/linux/if.h`.
 pub const IFNAME_LEN: usize = 16;
 /// `XT_TABLE_MAXNAMELEN`, `include/uapi/linux/netfilter/x_tables.h`.
@@ -41,17 +41,28 @@ pub const HOOK_LOCAL_OUT: u8 = 3;
 /// `NF_INET_POST_ROUTING`.
 pub const HOOK_POST_ROUTING: u8 = 4;
 
-/// Calls of match and target functions that one record has room for.
+/// Calls of match and target functions, or steps on nf_tables, that one record has room for.
 pub const OBSERVED_MAX: usize = 32;
+
+/// Bytes kept of the name of a base chain; the kernel's limit is 256.
+pub const CHAIN_NAME_LEN: usize = 32;
+
+/// [`Traversal::backend`]: legacy tables.
+pub const BACKEND_LEGACY: u8 = 0;
+/// [`Traversal::backend`]: nf_tables.
+pub const BACKEND_NFTABLES: u8 = 1;
 
 /// The rules that a table had: an `xt_table_info`, which the kernel makes anew for each replacement.
 ///
 /// The address alone is no name, for the kernel uses it again; so the time at which the programs saw it made
 /// goes with it, zero for one that is older than the trace.
+///
+/// All tables of nf_tables in a network namespace are replaced together, by a commit, which has no address: there
+/// the time is when the last commit began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Generation {
-    /// Address of the `xt_table_info`.
+    /// Address of the `xt_table_info`; zero for nf_tables.
     pub table_info: u64,
     /// `CLOCK_MONOTONIC` when it was made.
     pub made_ns: u64,
@@ -77,7 +88,19 @@ pub const THREAD_NAME_LEN: usize = 16;
 /// Generations known at once. Each table of each network namespace has one.
 pub const GENERATIONS_MAX: u32 = 32_768;
 
-/// One call of a match or target function during a traversal.
+/// The last commit of nf_tables in a network namespace. Rules change somewhere between the two; where they are equal
+/// it is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Commit {
+    /// `CLOCK_MONOTONIC` when the kernel began it.
+    pub begun_ns: u64,
+    /// `begun_ns` of the last one that is over.
+    pub done_ns: u64,
+}
+
+/// One call of a match or target function during a traversal; of nf_tables one call of `__nft_trace_packet`: see
+/// [`nft_step`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Observed {
@@ -99,6 +122,18 @@ pub mod observed {
     pub const HOTDROP: u32 = 1 << 1;
     /// The packet was gone when the function returned, so its mark was not read.
     pub const GONE: u32 = 1 << 2;
+}
+
+/// What [`Observed`] holds of a step on nf_tables: `data` and the upper half of `flags` the handle of the rule, or of
+/// the chain where it is the end of one; `returned` the code of the verdict (`NFT_CONTINUE` -1, `NFT_JUMP` -3, …,
+/// `NF_DROP` 0, …); `mark` the packet mark after the rule.
+pub mod nft_step {
+    /// The end of a chain; the handle is the chain's.
+    pub const CHAIN_END: u32 = 1 << 3;
+    /// The policy of the base chain; there is no handle, and `returned` means nothing.
+    pub const POLICY: u32 = 1 << 4;
+    /// Where the upper bits of the handle, which has 42, begin in `flags`.
+    pub const HANDLE_SHIFT: u32 = 16;
 }
 
 /// Bits of [`Traversal::flags`].
@@ -124,10 +159,13 @@ pub mod flags {
     pub const GENERATION_UNSURE: u32 = 1 << 8;
     /// `original`, `reply` and `conntrack_status_after` were read.
     pub const TUPLES: u32 = 1 << 9;
+    /// The traversal goes on: `observed` is full and a record with the next `part` follows. What is only known at
+    /// return is zero.
+    pub const CONTINUES: u32 = 1 << 10;
 }
 
 /// One packet's way through one table at one hook: from entry into `ipt_do_table` or `ip6t_do_table` to
-/// its return.
+/// its return. On nf_tables, through one base chain: from entry into `nft_do_chain` to its return.
 ///
 /// Unless the name says otherwise a field is as it was at entry.
 #[derive(Clone, Copy)]
@@ -144,8 +182,12 @@ pub struct Traversal {
     pub born_ns: u64,
     /// Address of the `sk_buff`.
     pub skb: u64,
-    /// Address of the `xt_table`.
+    /// Address of the `xt_table` or `nft_table`.
     pub table: u64,
+    /// Handle of the table, zero for legacy tables.
+    pub table_handle: u64,
+    /// Handle of the base chain, zero for legacy tables.
+    pub chain_handle: u64,
     /// The rules in force.
     pub generation: Generation,
     /// Address of the `nf_conn`, zero without one.
@@ -204,10 +246,16 @@ pub struct Traversal {
     /// `enum ip_conntrack_info`, the low bits of `sk_buff._nfct`; meaningful with `conntrack`, except 7
     /// for untracked.
     pub conntrack_info: u8,
+    /// [`BACKEND_LEGACY`] or [`BACKEND_NFTABLES`].
+    pub backend: u8,
+    /// Number of the record, from 0, among those of this traversal.
+    pub part: u8,
     /// Padding, zero.
-    pub padding: [u8; 5],
-    /// Name of the table, NUL padded.
+    pub padding: [u8; 3],
+    /// Name of the table, NUL padded; the start of a name that is longer.
     pub table_name: [u8; TABLE_NAME_LEN],
+    /// Name of the base chain, in the same form; empty for legacy tables.
+    pub chain_name: [u8; CHAIN_NAME_LEN],
     /// Name of the in device.
     pub in_device: [u8; IFNAME_LEN],
     /// Name of the out device.
@@ -325,11 +373,12 @@ const _: () = assert!(size_of::<Observed>() == 16);
 // The fields fill the record without hidden padding, so its bytes never carry stale memory.
 const _: () = assert!(
     size_of::<Traversal>()
-        == 10 * 8
+        == 12 * 8
             + 18 * 4
             + 4 * 2
             + 8
             + TABLE_NAME_LEN
+            + CHAIN_NAME_LEN
             + 4 * IFNAME_LEN
             + 2 * TUPLE_LEN
             + LINK_HEADER_LEN_MAX

@@ -34,7 +34,7 @@ pub(crate) struct Life {
 
 /// Rank of a table at its hook: the order in which the kernel's hook priorities run them
 /// (`enum nf_ip_hook_priorities`, `include/uapi/linux/netfilter_ipv4.h`: raw -300, mangle -150, dnat -100,
-/// filter 0, security 50, snat 100). An unknown table has none.
+/// filter 0, security 50, snat 100). An unknown table has none: zero.
 #[inline(always)]
 pub(crate) fn rank(hook: u8, table: &TableName) -> u8 {
     match &[table[0].to_ne_bytes(), table[1].to_ne_bytes()] {
@@ -77,12 +77,11 @@ fn comes_after(before: &Life, now: &Life) -> bool {
         return same_packet;
     }
     match (before.hook, now.hook) {
-        // Onward within a hook. The same table again is a packet that a queue sent back (NF_REPEAT).
+        // Onward within a hook. The same table again is a packet that a queue sent back (NF_REPEAT). Of nf_tables
+        // the order is not known here.
         (from, to) if from == to => {
-            before.rank < now.rank
-                || before.rank == 0
-                || now.rank == 0
-                || same_packet && before.rank == now.rank
+            let ranked = before.rank != 0 && now.rank != 0;
+            ranked && before.rank < now.rank || same_packet && (!ranked || before.rank == now.rank)
         }
         (HOOK_PRE_ROUTING, HOOK_LOCAL_IN | HOOK_FORWARD | HOOK_POST_ROUTING)
         | (HOOK_FORWARD | HOOK_LOCAL_OUT, HOOK_POST_ROUTING) => true,

@@ -5,7 +5,8 @@
 //! can also mark the record.
 
 use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, generated::bpf_probe_read_kernel as read_raw,
+    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, bpf_probe_read_kernel_str_bytes,
+    generated::bpf_probe_read_kernel as read_raw,
 };
 use tracer_common::HEADERS_LEN_MAX;
 
@@ -26,6 +27,14 @@ pub(crate) fn read<T>(address: u64, offset: u32) -> Result<T, Gap> {
 pub(crate) fn copy(address: u64, offset: u32, to: &mut [u8]) -> Result<(), Gap> {
     // SAFETY: the helper checks the address.
     unsafe { bpf_probe_read_kernel_buf((address + u64::from(offset)) as *const u8, to) }.map_err(|_| Gap)
+}
+
+/// Copies the string at `address` as far as there is room, with a NUL; `to` is zero beforehand.
+#[inline(always)]
+pub(crate) fn copy_str(address: u64, to: &mut [u8]) -> Result<(), Gap> {
+    // SAFETY: the helper checks the address.
+    let copied = unsafe { bpf_probe_read_kernel_str_bytes(address as *const u8, to) };
+    copied.map(drop).map_err(|_| Gap)
 }
 
 /// Copies the first `len` bytes at `address`; `len` is cut to what fits.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `main.rs` | entry points: take the arguments out of the context, call, nothing else |
 //! | `traversal.rs` | `ipt_do_table` and `ip6t_do_table`: entry, return, and the frame between them |
+//! | `nft.rs` | the same for nf_tables: `nft_do_chain`, the steps in between, and commits |
 //! | `extension.rs` | match and target functions: what they answered during a traversal |
 //! | `rules.rs` | which rules a table had |
 //! | `call.rs` | pairs the entry of a function with its return |
@@ -33,6 +34,7 @@ mod follow;
 mod ip;
 mod kernel;
 mod maps;
+mod nft;
 mod rules;
 mod traversal;
 mod verify;
@@ -124,6 +126,54 @@ fn rules_looked_up(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// `unsigned int nft_do_chain(struct nft_pktinfo *pkt, void *priv)`: `priv` is the base chain's `nft_chain`.
+#[kprobe]
+fn nft_enter(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    if let (Some(pkt), Some(chain)) = (registers.argument(0), registers.argument(1)) {
+        nft::enter(Invocation::at_entry(registers.stack_pointer()), pkt, chain);
+    }
+    0
+}
+
+#[kretprobe]
+fn nft_leave(ctx: RetProbeContext) -> u32 {
+    let invocation = Invocation::at_return(Registers(ctx.regs).stack_pointer());
+    nft::leave(invocation, ctx.ret());
+    0
+}
+
+/// `__nft_trace_packet`, whose arguments moved: see `Offsets`.
+#[kprobe]
+fn nft_trace(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    nft::trace(&nft::Trace {
+        info: registers.argument(offset!(arg_trace_info)),
+        pkt: registers.argument(offset!(arg_trace_pkt)),
+        verdict: registers.argument(offset!(arg_trace_verdict)),
+        rule: registers.argument(offset!(arg_trace_rule)),
+        chain: registers.argument(offset!(arg_trace_chain)),
+        kind: registers.argument(offset!(arg_trace_type)),
+    });
+    0
+}
+
+/// `static int nf_tables_commit(struct net *net, struct sk_buff *skb)`
+#[kprobe]
+fn nft_commit_enter(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    if let Some(net) = registers.argument(0) {
+        nft::commit_enter(Invocation::at_entry(registers.stack_pointer()), net);
+    }
+    0
+}
+
+#[kretprobe]
+fn nft_commit_leave(ctx: RetProbeContext) -> u32 {
+    nft::commit_leave(Invocation::at_return(Registers(ctx.regs).stack_pointer()));
+    0
+}
+
 /// `trace_kfree_skb(skb, location, …)`: a packet was dropped.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 fn skb_dropped(ctx: RawTracePointContext) -> u32 {
@@ -184,6 +234,7 @@ fn enter(ctx: &ProbeContext, family: u8) {
         state,
         table,
         family,
+        frame: state,
     };
     traversal::enter(Invocation::at_entry(registers.stack_pointer()), &arguments);
 }
@@ -199,22 +250,26 @@ struct Registers(*const pt_regs);
 
 #[cfg(bpf_target_arch = "x86_64")]
 impl Registers {
-    /// All three are read, each at its constant offset as the verifier wants it; with one read in each arm the
+    /// All are read, each at its constant offset as the verifier wants it; with one read in each arm the
     /// compiler would compute the offset.
     #[inline(always)]
     fn argument(&self, position: u32) -> Option<u64> {
         // SAFETY: the context that the kernel passed to the program.
-        let (first, second, third) = unsafe {
+        let (first, second, third, fourth, fifth) = unsafe {
             (
                 read_volatile(&raw const (*self.0).rdi),
                 read_volatile(&raw const (*self.0).rsi),
                 read_volatile(&raw const (*self.0).rdx),
+                read_volatile(&raw const (*self.0).rcx),
+                read_volatile(&raw const (*self.0).r8),
             )
         };
         match position {
             0 => Some(first),
             1 => Some(second),
             2 => Some(third),
+            3 => Some(fourth),
+            4 => Some(fifth),
             _ => None,
         }
     }

@@ -5,7 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Offsets, PACKETS_MAX, THREAD_NAME_LEN, TableRead, Traversal,
+    Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Offsets, PACKETS_MAX, THREAD_NAME_LEN, TableRead,
+    Traversal,
 };
 
 use crate::{
@@ -57,8 +58,8 @@ macro_rules! asked_words {
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// Traversals under way, by address of their `nf_hook_state`: it lies on the stack of whoever runs the hook and
-/// serves one traversal at a time.
+/// Traversals under way, by address of their `nf_hook_state`, on nf_tables of their `nft_pktinfo`: it lies on the
+/// stack of whoever runs the hook and serves one traversal at a time.
 #[map]
 pub(crate) static FRAMES: HashMap<u64, Traversal> = HashMap::with_max_entries(FRAMES_MAX, 0);
 
@@ -77,6 +78,10 @@ pub(crate) static GENERATIONS: HashMap<u64, u64> = HashMap::with_max_entries(GEN
 /// Not zero once a generation could not be noted: then one that is not known may be new too.
 #[map]
 pub(crate) static GENERATIONS_LOST: Array<u32> = Array::with_max_entries(1, 0);
+
+/// The last commit of nf_tables in each network namespace that had one since the start, by its inode number.
+#[map]
+pub(crate) static COMMITS: HashMap<u32, Commit> = HashMap::with_max_entries(GENERATIONS_MAX, 0);
 
 /// What the loader's reader of rules got last.
 #[map]

@@ -17,22 +17,25 @@ use crate::{
 
 /// `NF_STOLEN`, `include/uapi/linux/netfilter.h`.
 pub(crate) const NF_STOLEN: u32 = 2;
-const NF_VERDICT_MASK: u32 = 0xff;
+pub(crate) const NF_VERDICT_MASK: u32 = 0xff;
 
-/// Arguments of the call, as addresses, and the family that the function stands for.
+/// What is called, as addresses, and for which family.
 pub(crate) struct Arguments {
     pub(crate) skb: u64,
     pub(crate) state: u64,
+    /// The `xt_table` or `nft_table`.
     pub(crate) table: u64,
     pub(crate) family: u8,
+    /// Names the traversal while it lasts: an address on the stack of whoever runs the hook.
+    pub(crate) frame: u64,
 }
 
-/// `xt_table.name` in words, to be compared in few instructions.
+/// The table's name in words, to be compared in few instructions.
 pub(crate) type TableName = [u32; TABLE_NAME_LEN / 4];
 
 static EMPTY: Traversal = Traversal::EMPTY;
 
-/// Decides whether this traversal is recorded, and if so opens its frame.
+/// Decides whether this traversal of a legacy table is recorded, and if so opens its frame.
 #[inline(always)]
 pub(crate) fn enter(invocation: Invocation, arguments: &Arguments) {
     call::forget(invocation);
@@ -43,32 +46,61 @@ pub(crate) fn enter(invocation: Invocation, arguments: &Arguments) {
 
 #[inline(always)]
 fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
+    let table_name: TableName = read(arguments.table, offset!(table_name))?;
+    let hook: u8 = read(arguments.state, offset!(state_hook))?;
+    let rank = follow::rank(hook, &table_name);
+    let Some(frame) = begin(invocation, arguments, hook, rank, &table_name)? else {
+        return Ok(());
+    };
+    match rules::of(arguments.table) {
+        Ok(generation) => frame.generation = generation,
+        Err(Gap) => note_gap(frame),
+    }
+    verify::begin(frame);
+    Ok(())
+}
+
+/// A part of the record could not be read.
+#[inline(always)]
+pub(crate) fn note_gap(frame: &mut Traversal) {
+    frame.flags |= flags::READ_FAILED;
+    count(Counter::ReadFailed);
+}
+
+/// Decides whether this traversal is recorded, and if so opens its frame with all that does not depend on the
+/// backend.
+#[inline(always)]
+pub(crate) fn begin<'a>(
+    invocation: Invocation,
+    arguments: &Arguments,
+    hook: u8,
+    rank: u8,
+    table_name: &TableName,
+) -> Result<Option<&'a mut Traversal>, Gap> {
     let net: u64 = read(arguments.state, offset!(state_net))?;
     let netns: u32 = read(net, offset!(net_inum))?;
-    let hook: u8 = read(arguments.state, offset!(state_hook))?;
-    let table_name: TableName = read(arguments.table, offset!(table_name))?;
     let network_header = Skb(arguments.skb).network_header()?;
     let entered_ns = now_ns();
-    let in_scope = filter::in_scope(hook, &table_name);
+    let in_scope = filter::in_scope(hook, table_name);
     let life = Life {
         born_ns: entered_ns,
         fingerprint: ip::fingerprint(network_header, arguments.family)?,
         netns,
         hook,
-        rank: follow::rank(hook, &table_name),
+        rank,
         passes: u16::from(in_scope),
     };
-    let (life, mut flags) = match follow::known(arguments.skb, &life) {
+    let (life, flags) = match follow::known(arguments.skb, &life) {
         Some(life) => (life, 0),
-        None if !filter::satisfied(arguments, netns)? => return Ok(()),
+        None if !filter::satisfied(arguments, netns)? => return Ok(None),
         None if follow::begin(arguments.skb, &life) => (life, flags::FIRST),
         None => (life, flags::FIRST | flags::NOT_FOLLOWED),
     };
     if !in_scope {
-        return Ok(());
+        return Ok(None);
     }
-    let Some(frame) = open(invocation, arguments.state) else {
-        return Ok(());
+    let Some(frame) = open(invocation, arguments.frame) else {
+        return Ok(None);
     };
     frame.entered_ns = entered_ns;
     frame.born_ns = life.born_ns;
@@ -80,11 +112,11 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
     frame.cpu = unsafe { bpf_get_smp_processor_id() };
     frame.family = arguments.family;
     frame.hook = hook;
+    frame.flags = flags;
     // SAFETY: the same number of bytes, of which every pattern is a value.
-    frame.table_name = unsafe { core::mem::transmute::<TableName, [u8; TABLE_NAME_LEN]>(table_name) };
+    frame.table_name = unsafe { core::mem::transmute::<TableName, [u8; TABLE_NAME_LEN]>(*table_name) };
     // Each part on its own: a gap in one leaves the others whole.
     for part in [
-        fill_table(frame, arguments.table),
         fill_devices(frame, arguments.state),
         fill_packet(frame, Skb(arguments.skb), network_header),
         fill_link_header(frame, Skb(arguments.skb)),
@@ -93,13 +125,10 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
         fill_owner(frame, arguments.skb, net),
     ] {
         if part.is_err() {
-            flags |= flags::READ_FAILED;
-            count(Counter::ReadFailed);
+            note_gap(frame);
         }
     }
-    frame.flags |= flags;
-    verify::begin(frame);
-    Ok(())
+    Ok(Some(frame))
 }
 
 /// Opens an empty frame for this call.
@@ -125,12 +154,6 @@ fn open<'a>(invocation: Invocation, state: u64) -> Option<&'a mut Traversal> {
     }
     // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
     FRAMES.get_ptr_mut(state).map(|frame| unsafe { &mut *frame })
-}
-
-#[inline(always)]
-fn fill_table(frame: &mut Traversal, table: u64) -> Result<(), Gap> {
-    frame.generation = rules::of(table)?;
-    Ok(())
 }
 
 #[inline(always)]
@@ -261,25 +284,12 @@ fn fill_owner(frame: &mut Traversal, skb: u64, net: u64) -> Result<(), Gap> {
     Ok(())
 }
 
-/// Closes the frame of this call, if it has one, and sends the record.
+/// Closes the frame of this call of a legacy table, if it has one, and sends the record.
 #[inline(always)]
 pub(crate) fn leave(invocation: Invocation, verdict: u32) {
-    let Some(Call { state, .. }) = call::end(invocation) else {
+    let Some((key, frame)) = close(invocation, verdict) else {
         return;
     };
-    let Some(frame) = FRAMES.get_ptr_mut(state) else {
-        return;
-    };
-    // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
-    let frame = unsafe { &mut *frame };
-    frame.left_ns = now_ns();
-    frame.verdict = verdict;
-    if verdict & NF_VERDICT_MASK == NF_STOLEN {
-        frame.flags |= flags::GONE_AT_EXIT;
-    } else if fill_after(frame).is_err() {
-        frame.flags |= flags::READ_FAILED;
-        count(Counter::ReadFailed);
-    }
     // The function read the table's rules some time between the two probes. The kernel waits for it before it
     // gives the old ones back, so the same address at both ends is the same generation throughout.
     let same = matches!(rules::of(frame.table), Ok(generation) if generation == frame.generation);
@@ -287,11 +297,35 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
         frame.flags |= flags::GENERATION_UNSURE;
     }
     verify::end(frame);
+    send(frame);
+    let _ = FRAMES.remove(key);
+}
+
+/// Closes the frame of this call, if it has one: notes what is only known at return. The frame comes with the key to
+/// remove it by.
+#[inline(always)]
+pub(crate) fn close<'a>(invocation: Invocation, verdict: u32) -> Option<(u64, &'a mut Traversal)> {
+    let Call { state, .. } = call::end(invocation)?;
+    let frame = FRAMES.get_ptr_mut(state)?;
+    // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
+    let frame = unsafe { &mut *frame };
+    frame.left_ns = now_ns();
+    frame.verdict = verdict;
+    if verdict & NF_VERDICT_MASK == NF_STOLEN {
+        frame.flags |= flags::GONE_AT_EXIT;
+    } else if fill_after(frame).is_err() {
+        note_gap(frame);
+    }
+    Some((state, frame))
+}
+
+/// Sends a record.
+#[inline(always)]
+pub(crate) fn send(frame: &Traversal) {
     count(match RECORDS.output::<[u8]>(frame.bytes(), 0) {
         Ok(()) => Counter::Delivered,
         Err(_) => Counter::RingFull,
     });
-    let _ = FRAMES.remove(state);
 }
 
 /// What is asked of the packet at return: its mark, and its connection, which the nat table may just have given
@@ -322,7 +356,7 @@ fn fill_after(frame: &mut Traversal) -> Result<(), Gap> {
 }
 
 #[inline(always)]
-fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_ns() }
 }

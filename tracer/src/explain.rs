@@ -13,9 +13,10 @@ use std::{
 
 pub use self::verification::Verification;
 use crate::{
+    nftables::explain::{Explained, Explainer as OfNftables, Rules as NftablesRules},
     replay::{self, Completeness, Observation, Outcome, PacketAfter},
     ruleset::{Labels, Table, text::Texts},
-    traversal::{Family, Generation, Observed, Traversal},
+    traversal::{Backend, Family, Generation, Observed, Traversal},
 };
 
 /// Generations kept for each table. A record may arrive after the next replacement was read.
@@ -62,6 +63,8 @@ pub enum Explanation {
     },
     /// There was nothing to replay.
     Nothing(NoRules),
+    /// The way through a base chain of nf_tables, as the kernel reported it.
+    Nftables(Explained),
 }
 
 impl Explanation {
@@ -74,6 +77,7 @@ impl Explanation {
                 Completeness::Partial(reason) => Some(reason.to_string()),
             },
             Self::Nothing(reason) => Some(reason.to_string()),
+            Self::Nftables(explained) => explained.partial.clone(),
         }
     }
 }
@@ -85,6 +89,12 @@ pub trait Source {
     /// # Errors
     /// Why it cannot be read.
     fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules>;
+
+    /// Reads the rules of nf_tables that a namespace has now, and tells which generation they are.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules>;
 }
 
 /// A table of a network namespace.
@@ -98,6 +108,8 @@ pub struct Explainer {
     /// Generations that were replaced before they could be read: asking again would not bring them back, and where
     /// rules are replaced often there is no time for that.
     gone: VecDeque<Generation>,
+    /// The same for nf_tables.
+    nftables: OfNftables,
     /// Records that were explained completely.
     pub complete: u64,
     /// Records whose path is partial.
@@ -118,7 +130,19 @@ impl Explainer {
 
     /// The path of one traversal.
     pub fn explain(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Explanation {
-        let explanation = match self.rules(traversal, source) {
+        let explanation = match traversal.backend {
+            Backend::Nftables => Explanation::Nftables(self.nftables.explain(traversal, source)),
+            Backend::Legacy => self.explain_legacy(traversal, source),
+        };
+        match explanation.partial() {
+            None => self.complete += 1,
+            Some(_) => self.partial += 1,
+        }
+        explanation
+    }
+
+    fn explain_legacy(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Explanation {
+        match self.rules(traversal, source) {
             Ok(rules) => {
                 let mut path = replay(&rules.table, traversal);
                 if let Some(verification) = &mut self.verification {
@@ -132,18 +156,16 @@ impl Explainer {
                 }
                 Explanation::Nothing(reason)
             }
-        };
-        match explanation.partial() {
-            None => self.complete += 1,
-            Some(_) => self.partial += 1,
         }
-        explanation
     }
 
     /// Reads the rules that a traversal met, should they not be known, and says nothing about its path.
     pub fn know(&mut self, traversal: &Traversal, source: &mut dyn Source) {
         // Whoever asks for the path gets the reason again.
-        let _ = self.rules(traversal, source);
+        let _ = match traversal.backend {
+            Backend::Nftables => self.nftables.know(traversal, source),
+            Backend::Legacy => self.rules(traversal, source).map(drop),
+        };
     }
 
     fn rules(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Result<Arc<Rules>, NoRules> {
@@ -179,6 +201,11 @@ impl Explainer {
     pub fn learn(&mut self, netns: u32, generation: Generation, rules: Rules) {
         let key = (netns, rules.table.family, rules.table.name.clone());
         self.remember(key, generation, Arc::new(rules));
+    }
+
+    /// The same for the rules of nf_tables of a namespace.
+    pub fn learn_nftables(&mut self, netns: u32, generation: Generation, rules: NftablesRules) {
+        self.nftables.learn(netns, generation.made_ns, rules);
     }
 
     fn remember(&mut self, key: TableKey, generation: Generation, rules: Arc<Rules>) {
@@ -256,6 +283,10 @@ mod tests {
                 table,
             };
             Ok((generation(3), rules))
+        }
+
+        fn read_nftables(&mut self, _: u32) -> Result<(Generation, NftablesRules), NoRules> {
+            Err(NoRules::Replaced)
         }
     }
 

@@ -5,10 +5,32 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{connection::Connection, witness::Witness};
+use crate::{
+    connection::Connection,
+    nftables::{Event, What},
+    witness::Witness,
+};
 
+use tracer_common::{BACKEND_NFTABLES, Traversal as Record, flags, nft_step};
 pub use tracer_common::{Generation, Observed};
-use tracer_common::{Traversal as Record, flags};
+
+/// Whose rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Backend {
+    /// `ip_tables` and `ip6_tables`: `iptables-legacy`.
+    Legacy,
+    /// `nf_tables`: `nft` and `iptables-nft`.
+    Nftables,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Legacy => "legacy",
+            Self::Nftables => "nf_tables",
+        })
+    }
+}
 
 /// A netfilter hook of the IP families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -280,10 +302,12 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// One packet's way through one table at one hook. Unless a name says otherwise, everything is as it was at
-/// entry.
+/// One packet's way through one table at one hook; of nf_tables, through one base chain. Unless a name says otherwise,
+/// everything is as it was at entry.
 #[derive(Clone, Debug)]
 pub struct Traversal {
+    /// Whose table it is.
+    pub backend: Backend,
     /// Whose way it is.
     pub packet: PacketId,
     /// The machine, where there are several.
@@ -304,8 +328,14 @@ pub struct Traversal {
     pub family: Family,
     /// Name of the table.
     pub table: String,
-    /// Address of the `xt_table`: with the namespace it names the table while that lives.
+    /// Address of the `xt_table` or `nft_table`: with the namespace it names the table while that lives.
     pub table_address: u64,
+    /// Handle of the table of nf_tables; zero of a legacy table.
+    pub table_handle: u64,
+    /// Name of the built-in or base chain; of nf_tables the first 31 bytes.
+    pub chain: String,
+    /// Handle of the base chain of nf_tables; zero of a legacy table.
+    pub chain_handle: u64,
     /// The rules in force.
     pub generation: Generation,
     /// Whether the rules may have been others: the table was replaced meanwhile, or there were too many tables
@@ -350,8 +380,12 @@ pub struct Traversal {
     pub headers_cut: bool,
     /// Calls of observed match and target functions, in the order in which they returned.
     pub observed: Vec<Observed>,
-    /// Whether there were more of them than the record has room for.
+    /// What the kernel reported of nf_tables, in order.
+    pub events: Vec<Event>,
+    /// Whether some of them are missing.
     pub observed_cut: bool,
+    /// Number of the record, from 0, and whether another one follows with the rest: see [`crate::parts`].
+    pub part: (u8, bool),
     /// Whether some field is zero or empty that should not be: a read of kernel memory failed, or the kernel does
     /// not describe its connections.
     pub incomplete: bool,
@@ -385,8 +419,16 @@ impl Traversal {
             10 => Family::Ipv6,
             other => return Err(DecodeError::Family(other)),
         };
+        let hook = Hook::from(record.hook);
+        let observed = &record.observed[..record.observed_len as usize];
+        let of_nftables = record.backend == BACKEND_NFTABLES;
         let prefix = |bytes: &[u8], len: u16| bytes[..usize::from(len).min(bytes.len())].to_vec();
         Ok(Self {
+            backend: if of_nftables {
+                Backend::Nftables
+            } else {
+                Backend::Legacy
+            },
             packet: PacketId::new(record.skb, record.born_ns),
             node: None,
             first: has(flags::FIRST),
@@ -398,12 +440,23 @@ impl Traversal {
             family,
             table: name(&record.table_name),
             table_address: record.table,
+            table_handle: record.table_handle,
+            chain: if of_nftables {
+                name(&record.chain_name)
+            } else {
+                hook.to_string()
+            },
+            chain_handle: record.chain_handle,
             generation: record.generation,
             generation_unsure: has(flags::GENERATION_UNSURE),
-            hook: record.hook.into(),
+            hook,
             in_device: device(&record.in_device, record.in_ifindex),
             out_device: device(&record.out_device, record.out_ifindex),
-            verdict: record.verdict.into(),
+            verdict: if of_nftables && is_dropped_within(record.verdict) {
+                Verdict::Drop
+            } else {
+                record.verdict.into()
+            },
             mark_before: record.mark_before,
             mark_after: (!has(flags::GONE_AT_EXIT)).then_some(record.mark_after),
             conntrack: Conntrack::decode(&record),
@@ -420,8 +473,18 @@ impl Traversal {
             port_out: device(&record.port_out, record.port_out_ifindex),
             headers: prefix(&record.headers, record.headers_len),
             headers_cut: has(flags::HEADERS_NOT_LINEAR),
-            observed: record.observed[..record.observed_len as usize].to_vec(),
+            observed: if of_nftables {
+                Vec::new()
+            } else {
+                observed.to_vec()
+            },
+            events: if of_nftables {
+                observed.iter().map(event).collect()
+            } else {
+                Vec::new()
+            },
             observed_cut: has(flags::OBSERVED_CUT),
+            part: (record.part, has(flags::CONTINUES)),
             incomplete: has(flags::READ_FAILED) || (record.conntrack != 0 && !has(flags::CONNTRACK)),
             not_followed: has(flags::NOT_FOLLOWED),
             witness: None,
@@ -437,6 +500,29 @@ impl Traversal {
         self.node = node;
         self.entered_ns = self.entered_ns.saturating_add_signed(shift_ns);
         self.left_ns = self.left_ns.saturating_add_signed(shift_ns);
+    }
+}
+
+/// Since 6.12 `nft_do_chain` frees what it drops, and returns `NF_STOLEN` with the error in the upper half
+/// (`NF_DROP_REASON`, `include/linux/netfilter.h`).
+fn is_dropped_within(verdict: u32) -> bool {
+    verdict & 0xff == 2 && verdict >> 16 != 0
+}
+
+fn event(observed: &Observed) -> Event {
+    let handle = u64::from(observed.flags >> nft_step::HANDLE_SHIFT) << 32 | u64::from(observed.data);
+    let code = observed.returned.cast_signed();
+    let what = if observed.flags & nft_step::POLICY != 0 {
+        What::Policy
+    } else if observed.flags & nft_step::CHAIN_END != 0 {
+        What::ChainEnd { handle }
+    } else {
+        What::Rule { handle, code }
+    };
+    let stolen = matches!(what, What::Rule { .. }) && code & 0xff == 2;
+    Event {
+        what,
+        mark: (!stolen).then_some(observed.mark),
     }
 }
 

@@ -127,6 +127,11 @@ probes and where they go
 ! kprobe          ipt_do_table           not found
 ! kretprobe       ip6t_do_table          not found
 ! kprobe          ip6t_do_table          not found
+! kretprobe       nf_tables_commit       not found
+! kprobe          nf_tables_commit       not found
+! kprobe          __nft_trace_packet     not found
+! kretprobe       nft_do_chain           not found
+! kprobe          nft_do_chain           not found
 
 this node cannot be traced: not permitted: tracing needs root, and this process lacks CAP_BPF
 "

@@ -23,6 +23,7 @@ use crate::{
     filter::Selection,
     kernel::devices::DeviceNames,
     output::{self, Clock, Format, Output},
+    parts::Parts,
     recording::{Counted, Damage, Entry, Host, Item, OpenError, Reader, Recorded},
     traversal::Traversal,
     witness::Witnesses,
@@ -66,6 +67,7 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             explainer: format.shows_rules().then(Explainer::default),
             recorded: Recorded::default(),
             witnesses: Witnesses::default(),
+            parts: Parts::default(),
             device_names: DeviceNames::default(),
             traversals: 0,
             strange: 0,
@@ -157,6 +159,7 @@ struct Recording {
     explainer: Option<Explainer>,
     recorded: Recorded,
     witnesses: Witnesses,
+    parts: Parts,
     device_names: DeviceNames,
     traversals: u64,
     /// Records that are none.
@@ -197,7 +200,10 @@ impl Recording {
             match entry {
                 Entry::Record(bytes) => {
                     let mut traversal = match Event::decode(&bytes) {
-                        Ok(Event::Traversal(traversal)) => *traversal,
+                        Ok(Event::Traversal(part)) => match self.parts.join(*part) {
+                            Some(whole) => whole,
+                            None => continue,
+                        },
                         Ok(Event::End(_)) => continue,
                         Ok(Event::Witness(witness)) => {
                             self.witnesses.keep(witness);

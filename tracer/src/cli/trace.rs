@@ -33,6 +33,7 @@ use crate::{
         verify,
     },
     output::{self, Clock, Format, Output},
+    parts::Parts,
     recording::{DeviceName, Noting},
     ruleset::source,
     traversal::Traversal,
@@ -110,12 +111,14 @@ fn plan(args: &TraceArgs, machine: &Machine) -> Result<Plan, Failure> {
     let filter = args.filter.filter().map_err(Failure::usage)?;
     let report = preflight::check(machine, families);
     let families = report.traceable(families);
+    let nftables = report.traces_nftables();
     let absent = report.absent();
     let resolved = report.into_resolved()?;
     let mut plan = Plan {
         offsets: resolved.offsets,
         filter,
         families,
+        nftables,
         absent,
         skips_counted: resolved.skips_counted,
         witness: None,
@@ -296,6 +299,7 @@ struct Show {
     /// Where the format shows rules, or they are kept.
     paths: Option<Paths>,
     witnesses: Witnesses,
+    parts: Parts,
     device_names: DeviceNames,
     results: u64,
     results_max: Option<u64>,
@@ -335,6 +339,7 @@ impl Show {
                 rules: KernelRules::new(shows_texts),
             }),
             witnesses: Witnesses::default(),
+            parts: Parts::default(),
             device_names: DeviceNames::default(),
             results: 0,
             results_max: args.count,
@@ -352,6 +357,9 @@ impl Show {
                 recorder.file().table(netns, generation, &rules);
             }
             explainer.learn(netns, generation, rules);
+        });
+        rules.survey_nftables(attached, &mut |netns, generation, rules| {
+            explainer.learn_nftables(netns, generation, rules);
         });
     }
 
@@ -372,7 +380,15 @@ impl Show {
                 break;
             };
             let mut traversal = match event.context("failed to decode: record")? {
-                Event::Traversal(traversal) => *traversal,
+                Event::Traversal(part) => match self.parts.join(*part) {
+                    Some(whole) => whole,
+                    None => {
+                        if let Some(recorder) = &mut self.recorder {
+                            recorder.traversal(&self.raw);
+                        }
+                        continue;
+                    }
+                },
                 Event::End(_) => {
                     if let Some(recorder) = &mut self.recorder {
                         recorder.other(&self.raw);

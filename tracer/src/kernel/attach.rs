@@ -20,9 +20,9 @@ use aya::{
     },
 };
 use nix::errno::Errno;
-use tracer_common::{Counter, Filter, Offsets, Sites, THREAD_NAME_LEN, TableRead};
+use tracer_common::{Commit, Counter, Filter, Offsets, Sites, THREAD_NAME_LEN, TableRead};
 
-use crate::ruleset::source::reader_name;
+use crate::{nftables::key::TraceKey, ruleset::source::reader_name};
 
 use super::{
     link,
@@ -47,6 +47,8 @@ pub struct Plan {
     pub filter: Filter,
     /// Which tables to trace, iptables' or ip6tables'.
     pub families: Families,
+    /// Whether to trace nf_tables.
+    pub nftables: bool,
     /// Functions that this kernel does not have, and need not have.
     pub absent: Vec<&'static str>,
     /// Whether this kernel counts the runs of a probe that it skipped: its `bpf_link_info` has
@@ -86,6 +88,9 @@ pub enum AttachError {
     /// The kernel does not tell about a link that it has just made.
     #[error("failed to ask the kernel about a probe")]
     Link(#[from] LinkError),
+    /// The kernel's trace calls could not be turned on.
+    #[error("failed to turn on the trace calls of nf_tables in a network namespace of its own")]
+    TraceKey(#[source] std::io::Error),
     /// A program could not be attached.
     #[error("failed to attach {program} to {function}")]
     Attach {
@@ -159,7 +164,10 @@ pub struct Attached {
     links: Vec<Link>,
     records: RingBuf<MapData>,
     counters: PerCpuArray<MapData, u64>,
+    /// Dropped after the links, and so off when no traversal is under way.
+    trace_key: Option<TraceKey>,
     frames: HashMap<MapData, u64, FrameBytes>,
+    commits: HashMap<MapData, u32, CommitBytes>,
     table_read: Array<MapData, TableReadBytes>,
     ebpf: Ebpf,
     /// What the links and frames told when they were taken away.
@@ -172,6 +180,9 @@ struct Ended {
     exits_missed: u64,
     skipped: Option<Skipped>,
 }
+
+/// A [`Commit`] as the map holds it.
+type CommitBytes = [u8; size_of::<Commit>()];
 
 /// A [`TableRead`] as the map holds it.
 type TableReadBytes = [u8; size_of::<TableRead>()];
@@ -244,7 +255,9 @@ impl Attached {
             links: Vec::new(),
             records: take_map(&mut ebpf, "RECORDS")?,
             counters: take_map(&mut ebpf, "COUNTERS")?,
+            trace_key: None,
             frames: take_map(&mut ebpf, "FRAMES")?,
+            commits: take_map(&mut ebpf, "COMMITS")?,
             table_read: take_map(&mut ebpf, "TABLE_READ")?,
             ebpf,
             ended: None,
@@ -262,11 +275,18 @@ impl Attached {
             let link = self.attach_kprobe(site.program, site.function, site.offset, false, Purpose::Steps)?;
             self.links.push(link);
         }
+        if plan.nftables {
+            // Before the probes: a traversal that they see begin must be reported from its first rule on.
+            self.trace_key = Some(TraceKey::turn().map_err(AttachError::TraceKey)?);
+        }
+        let legacy = plan.families.ipv4 || plan.families.ipv6;
         for program in PROGRAMS {
             let wanted = wanted(program.purpose)
                 && match program.purpose {
-                    Purpose::Life | Purpose::Rules | Purpose::Extensions | Purpose::Steps => true,
+                    Purpose::Life | Purpose::Steps => true,
+                    Purpose::Rules | Purpose::Extensions => legacy,
                     Purpose::Tables(family) => plan.families.contains(family),
+                    Purpose::Nftables | Purpose::NftablesRules => plan.nftables,
                 };
             if wanted && !plan.absent.contains(&program.function) {
                 let link = self.attach_one(program)?;
@@ -376,6 +396,28 @@ impl Attached {
         Ok(unsafe { std::mem::transmute::<TableReadBytes, TableRead>(bytes) })
     }
 
+    /// Whether nf_tables is traced.
+    #[must_use]
+    pub fn traces_nftables(&self) -> bool {
+        self.trace_key.is_some()
+    }
+
+    /// The last commit of nf_tables in a network namespace; nothing but zeros where there was none since the start.
+    ///
+    /// # Errors
+    /// The kernel does not give the map.
+    pub fn commit(&self, netns: u32) -> Result<Commit, AttachError> {
+        match self.commits.get(&netns, 0) {
+            // SAFETY: the same size (asserted by the type), and every bit pattern is a value.
+            Ok(bytes) => Ok(unsafe { std::mem::transmute::<CommitBytes, Commit>(bytes) }),
+            Err(MapError::KeyNotFound) => Ok(Commit::default()),
+            Err(source) => Err(AttachError::Map {
+                name: "COMMITS",
+                source,
+            }),
+        }
+    }
+
     /// The next record, as the programs wrote it, if there is one.
     pub fn with_next_record<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         self.records.next().map(|record| read(&record))
@@ -421,9 +463,9 @@ impl Attached {
                 };
                 let missed = link::missed(*id).ok()?;
                 match purpose {
-                    Purpose::Tables(_) => skipped.tables += missed,
+                    Purpose::Tables(_) | Purpose::Nftables => skipped.tables += missed,
                     Purpose::Life => skipped.life += missed,
-                    Purpose::Rules => skipped.rules += missed,
+                    Purpose::Rules | Purpose::NftablesRules => skipped.rules += missed,
                     Purpose::Extensions => skipped.extensions += missed,
                     Purpose::Steps => skipped.steps += missed,
                 }
@@ -450,6 +492,7 @@ impl Attached {
         }
         let exits_missed = self.frames.keys().count() as u64;
         self.links.clear();
+        self.trace_key = None;
         self.ended = Some(Ended {
             exits_missed,
             skipped,

@@ -5,6 +5,7 @@ pub mod btf;
 pub mod devices;
 mod link;
 pub mod machine;
+mod nft_rules;
 pub mod obstacle;
 pub mod offsets;
 pub mod preflight;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use self::btf::{Btf, BtfError};
-use self::offsets::{OffsetsError, Resolved};
+use self::offsets::{Backends, OffsetsError, Resolved};
 
 /// Where the kernel shows its BTF, one file for vmlinux and one for each module.
 const BTF_DIRECTORY: &str = "sys/kernel/btf";
@@ -104,7 +105,7 @@ impl KernelBtf {
     /// # Errors
     ///
     /// See [`offsets::resolve`].
-    pub fn resolve(&self) -> Result<Resolved, OffsetsError> {
-        offsets::resolve(&self.vmlinux, &|name| self.module(name))
+    pub fn resolve(&self, backends: Backends) -> Result<Resolved, OffsetsError> {
+        offsets::resolve(&self.vmlinux, &|name| self.module(name), backends)
     }
 }

@@ -134,7 +134,7 @@ impl Obstacle {
                 "`iptables -V` says which kind the node uses: with (legacy), load a rule first; with (nf_tables), \
                  its rules are not in the legacy tables that tracer follows"
             }
-            Self::Offsets(OffsetsError::NoModuleBtf) => {
+            Self::Offsets(OffsetsError::NoModuleBtf | OffsetsError::NoNftablesBtf) => {
                 "the kernel needs CONFIG_DEBUG_INFO_BTF_MODULES=y: `grep DEBUG_INFO_BTF /boot/config-$(uname -r)`; \
                  `ls /sys/kernel/btf` lists the modules that it describes"
             }

@@ -1,7 +1,10 @@
 //! Finds where the running kernel keeps what the programs read: fills [`Offsets`] from BTF.
 
+mod nft;
+
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 use tracer_common::{ABSENT, Offsets};
@@ -36,6 +39,18 @@ pub enum OffsetsError {
     /// Nothing describes the functions of the module, and nothing proves what they look like.
     #[error("the kernel does not describe its modules: nothing says which arguments ipt_do_table takes")]
     NoModuleBtf,
+    /// The same of nf_tables.
+    #[error("the kernel does not describe its modules: nothing says how nf_tables keeps its rules")]
+    NoNftablesBtf,
+}
+
+/// Which of the kernel's two packet filters are to be traced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// `ip_tables` and `ip6_tables`.
+    pub legacy: bool,
+    /// `nf_tables`.
+    pub nftables: bool,
 }
 
 /// How `ipt_do_table` and `ip6t_do_table` take their arguments.
@@ -104,10 +119,10 @@ pub struct Source {
 pub struct Resolved {
     /// What the programs are given.
     pub offsets: Offsets,
-    /// How the probed functions take their arguments.
-    pub signature: Signature,
-    /// Where the signature comes from.
-    pub signature_origin: Origin,
+    /// How the functions of legacy tables take their arguments, and who said so; `None` where these are not traced.
+    pub signature: Option<(Signature, Origin)>,
+    /// Whether nf_tables can be traced: `None` where that was not asked.
+    pub nftables: Option<Result<(), Arc<OffsetsError>>>,
     /// Where each member was found, in the order of [`Offsets`].
     pub sources: Vec<Source>,
     /// Whether this kernel tells how often it did not run a kprobe: `bpf_link_info.perf_event.kprobe.missed`,
@@ -123,7 +138,8 @@ impl Resolved {
     #[must_use]
     pub fn origins(&self) -> Vec<&Origin> {
         let members = self.sources.iter().map(|source| &source.origin);
-        let all: BTreeSet<_> = members.chain([&self.signature_origin]).collect();
+        let signature = self.signature.iter().map(|(_, origin)| origin);
+        let all: BTreeSet<_> = members.chain(signature).collect();
         all.into_iter().collect()
     }
 }
@@ -142,6 +158,7 @@ const REQUIRED: &[(&str, &str, Field)] = &[
     ("sk_buff", "sk", |o| &mut o.skb_sk),
     ("sk_buff", "dev", |o| &mut o.skb_dev),
     ("nf_hook_state", "hook", |o| &mut o.state_hook),
+    ("nf_hook_state", "pf", |o| &mut o.state_pf),
     ("nf_hook_state", "in", |o| &mut o.state_in),
     ("nf_hook_state", "out", |o| &mut o.state_out),
     ("nf_hook_state", "net", |o| &mut o.state_net),
@@ -243,13 +260,14 @@ const FUNCTIONS: &[(&str, &str)] = &[("ipt_do_table", "ip_tables"), ("ip6t_do_ta
 /// Resolves everything that the programs need to know about the running kernel.
 ///
 /// Types come from vmlinux, or from the module that owns them. A member that the kernel may be built
-/// without becomes [`ABSENT`].
+/// without becomes [`ABSENT`], and so does what only belongs to a backend that is not wanted. What stands in the way
+/// of nf_tables alone is told in [`Resolved::nftables`].
 ///
 /// # Errors
 ///
 /// If a member is missing that every known kernel has, if several types of one name disagree, or if the
 /// arguments of the probed functions are unknown: an offset is never guessed.
-pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, OffsetsError> {
+pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>, backends: Backends) -> Result<Resolved, OffsetsError> {
     let mut offsets = Offsets::UNRESOLVED;
     let mut sources = Vec::new();
     let mut note = |structure: &str, path: &str, offset, origin| {
@@ -273,7 +291,8 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
         };
         *field(&mut offsets) = note(structure, path, offset, origin);
     }
-    for (structure, path, field, documented) in TABLES {
+    let legacy: &[_] = if backends.legacy { TABLES } else { &[] };
+    for (structure, path, field, documented) in legacy {
         let (offset, origin) = match member(vmlinux, modules, structure, path, TABLE_MODULES)? {
             (Err(LookupError::NoStruct(_)), _) if LAYOUT_HOLDS => match *documented {
                 Documented::Always(offset) => (offset, Origin::Layout),
@@ -285,15 +304,24 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>) -> Result<Resolved, Offse
         *field(&mut offsets) = note(structure, path, Some(offset), origin);
     }
 
-    let (signature, signature_origin) = signature(vmlinux, modules)?;
-    [offsets.arg_skb, offsets.arg_state, offsets.arg_table] = match signature {
-        Signature::TableLast => [0, 1, 2],
-        Signature::TableFirst => [1, 2, 0],
+    let signature = if backends.legacy {
+        Some(signature(vmlinux, modules)?)
+    } else {
+        None
     };
+    if let Some((signature, _)) = &signature {
+        [offsets.arg_skb, offsets.arg_state, offsets.arg_table] = match signature {
+            Signature::TableLast => [0, 1, 2],
+            Signature::TableFirst => [1, 2, 0],
+        };
+    }
+    let nftables = backends
+        .nftables
+        .then(|| nft::resolve(vmlinux, modules, &mut offsets, &mut sources).map_err(Arc::new));
     Ok(Resolved {
         offsets,
         signature,
-        signature_origin,
+        nftables,
         sources,
         skips_counted: vmlinux
             .member("bpf_link_info", "perf_event.kprobe.missed")
@@ -406,7 +434,7 @@ pub(crate) mod tests {
                 "_nfct",
             ],
         );
-        simple("nf_hook_state", &["hook", "in", "out", "net"]);
+        simple("nf_hook_state", &["hook", "pf", "in", "out", "net"]);
         simple("skb_ext", &["offset"]);
         simple("nf_bridge_info", &["physindev", "physinif", "physoutdev"]);
         simple("net_device", &["name", "ifindex", "type", "hard_header_len"]);
@@ -470,6 +498,12 @@ pub(crate) mod tests {
         );
     }
 
+    /// Fields that only nf_tables has.
+    const NFTABLES_LEN: usize = 19;
+    const LEGACY: Backends = Backends {
+        legacy: true,
+        nftables: false,
+    };
     const OLD: &[&str] = &["sk_buff", "nf_hook_state", "xt_table"];
     const NEW: &[&str] = &["void", "sk_buff", "nf_hook_state"];
 
@@ -486,11 +520,11 @@ pub(crate) mod tests {
                 (*module, b.bytes())
             })
             .collect();
-        resolve(&base, &|name| {
-            Ok(modules
-                .get(name)
-                .map(|bytes| Btf::parse_split(&base, bytes).unwrap()))
-        })
+        let module = |name: &str| {
+            let bytes = modules.get(name);
+            Ok(bytes.map(|bytes| Btf::parse_split(&base, bytes).unwrap()))
+        };
+        resolve(&base, &module, LEGACY)
     }
 
     #[test]
@@ -500,10 +534,15 @@ pub(crate) mod tests {
             &[("ip_tables", "ipt_do_table", NEW)],
         )
         .unwrap();
-        let text = format!("{:?}", resolved.offsets);
-        assert!(!text.contains(&ABSENT.to_string()), "{text}");
-        // The arguments are no members.
-        assert_eq!(resolved.sources.len() + 3, size_of::<Offsets>() / 4);
+        // The arguments are no members, and nf_tables was not asked for.
+        let absent = format!("{:?}", resolved.offsets)
+            .matches(&ABSENT.to_string())
+            .count();
+        assert_eq!(absent, NFTABLES_LEN);
+        assert_eq!(
+            resolved.sources.len() + 3 + NFTABLES_LEN,
+            size_of::<Offsets>() / 4
+        );
         assert_eq!(resolved.offsets.net_inum, 48);
         assert_eq!(resolved.offsets.sock_net, 56);
         assert_eq!(
@@ -520,7 +559,8 @@ pub(crate) mod tests {
                     resolve_with(vmlinux(false, true, |_| {}), &[(module, function, parameters)]).unwrap();
                 let o = resolved.offsets;
                 assert_eq!([o.arg_skb, o.arg_state, o.arg_table], expected);
-                assert_eq!(resolved.signature_origin.to_string(), format!("BTF of {module}"));
+                let (_, origin) = resolved.signature.unwrap();
+                assert_eq!(origin.to_string(), format!("BTF of {module}"));
             }
         }
     }
@@ -559,8 +599,7 @@ pub(crate) mod tests {
     #[test]
     fn without_module_btf_an_anchored_table_proves_the_old_signature() {
         let resolved = resolve_with(vmlinux(true, true, |_| {}), &[]).unwrap();
-        assert_eq!(resolved.signature, Signature::TableLast);
-        assert_eq!(resolved.signature_origin, Origin::Vmlinux);
+        assert_eq!(resolved.signature, Some((Signature::TableLast, Origin::Vmlinux)));
         assert_eq!(resolved.offsets.table_private, 24);
         assert_eq!(resolved.offsets.table_name, 56);
         assert_eq!(resolved.origins(), [&Origin::Vmlinux, &Origin::Layout]);
@@ -594,7 +633,12 @@ pub(crate) mod tests {
 
     #[test]
     fn a_missing_member_is_named() {
-        let error = resolve(&Btf::parse(&Builder::new().bytes()).unwrap(), &|_| Ok(None)).unwrap_err();
+        let error = resolve(
+            &Btf::parse(&Builder::new().bytes()).unwrap(),
+            &|_| Ok(None),
+            LEGACY,
+        )
+        .unwrap_err();
         assert_eq!(
             error.to_string(),
             "failed to resolve kernel structures: struct sk_buff is not defined"

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use super::machine::{Lockdown, Machine, Module};
 use super::obstacle::{LockedDown, NoKprobes, Obstacle, Privilege};
-use super::offsets::{OffsetsError, Resolved};
+use super::offsets::{Backends, OffsetsError, Resolved};
 use super::probes::{self, Place, Probe, Purpose};
 use super::question::{Answer, Question};
 use super::symbols::Symbol;
@@ -91,7 +91,7 @@ impl Report {
 }
 
 impl Report {
-    /// Those of `families` whose tables this kernel has.
+    /// Those of `families` whose legacy tables this kernel has.
     #[must_use]
     pub fn traceable(&self, families: Families) -> Families {
         let found = |function| {
@@ -103,6 +103,13 @@ impl Report {
             ipv4: families.ipv4 && found(probes::IPT_DO_TABLE),
             ipv6: families.ipv6 && found(probes::IP6T_DO_TABLE),
         }
+    }
+
+    /// Whether nf_tables is there and can be traced.
+    #[must_use]
+    pub fn traces_nftables(&self) -> bool {
+        let resolved = self.resolved.as_ref().and_then(|found| found.nftables.as_ref());
+        matches!(resolved, Some(Ok(())))
     }
 
     /// Functions that this kernel does not have, and need not have.
@@ -146,7 +153,11 @@ pub fn check(machine: &Machine, families: Families) -> Report {
     let mut findings = Vec::new();
     let mut add = |name, (seen, outcome)| findings.push(Finding { name, seen, outcome });
 
-    let privileges = privileges(machine.capabilities());
+    let capabilities = machine.capabilities();
+    let may_unshare = capabilities
+        .as_ref()
+        .is_ok_and(|held| held & (1 << CAP_SYS_ADMIN) != 0);
+    let privileges = privileges(capabilities);
     let permitted = matches!(privileges.1, Outcome::Ok);
     add("privileges", privileges);
 
@@ -178,8 +189,21 @@ pub fn check(machine: &Machine, families: Families) -> Report {
     );
     let modules = machine.modules();
     let nf_tables = has_module(machine, &modules, "nf_tables");
+    let has = |function: &str| {
+        let mut found = probes.iter().filter(|probe| probe.function == function);
+        found.any(|probe| probe.place.is_found())
+    };
+    let nft_functions = probes::NFTABLES.into_iter().all(has);
 
-    let tables = legacy_tables(families, symbols.as_deref(), nf_tables);
+    let mut tables = legacy_tables(families, symbols.as_deref(), nf_tables);
+    let backends = Backends {
+        legacy: !is_fail(&tables),
+        nftables: nft_functions && may_unshare,
+    };
+    let none_loaded = matches!(tables.1, Outcome::Fail(Obstacle::NoLegacyTables { .. }));
+    if none_loaded && backends.nftables {
+        tables = ("not loaded".into(), Outcome::Ok);
+    }
     let any_table = !is_fail(&tables);
     let mut resolved = None;
     match btf {
@@ -190,14 +214,14 @@ pub fn check(machine: &Machine, families: Families) -> Report {
                 (format!("vmlinux, {} types", btf.vmlinux().len()), Outcome::Ok),
             );
             if any_table {
-                let (finding, found) = structures(&btf);
+                let (finding, found) = structures(&btf, backends);
                 add("kernel structures", finding);
                 resolved = found;
             }
         }
     }
     add("legacy iptables", tables);
-    if any_table {
+    if backends.legacy {
         for (wanted, function, name, list) in [
             (
                 families.ipv4,
@@ -218,7 +242,21 @@ pub fn check(machine: &Machine, families: Families) -> Report {
             }
         }
     }
-    add("nf_tables", nf_tables_use(nf_tables, &modules));
+    let layout = resolved.as_ref().and_then(|found| found.nftables.as_ref());
+    let untraced = match layout {
+        Some(Ok(())) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None if !nft_functions => Some(format!(
+            "the kernel does not list {}",
+            probes::NFTABLES.join(", ")
+        )),
+        None if !may_unshare => Some("this process lacks CAP_SYS_ADMIN".to_owned()),
+        None => Some("see above".to_owned()),
+    };
+    add(
+        "nf_tables",
+        nf_tables_use(nf_tables || nft_functions, &modules, untraced),
+    );
     add("end of packets", packet_end(&probes));
     Report {
         findings,
@@ -410,8 +448,8 @@ fn legacy_tables(families: Families, symbols: Result<&[Symbol], &io::Error>, nf_
     }
 }
 
-fn structures(btf: &KernelBtf) -> (Judged, Option<Resolved>) {
-    match btf.resolve() {
+fn structures(btf: &KernelBtf, backends: Backends) -> (Judged, Option<Resolved>) {
+    match btf.resolve(backends) {
         Ok(resolved) => {
             let origins: Vec<_> = resolved.origins().iter().map(ToString::to_string).collect();
             ((origins.join(", "), Outcome::Ok), Some(resolved))
@@ -441,7 +479,7 @@ fn table_names(names: io::Result<Vec<String>>) -> Judged {
 }
 
 /// `nft_compat` is used by each match and target of an `iptables` of the nf_tables kind.
-fn nf_tables_use(loaded: bool, modules: &[Module]) -> Judged {
+fn nf_tables_use(loaded: bool, modules: &[Module], untraced: Option<String>) -> Judged {
     if !loaded {
         return ("not loaded".into(), Outcome::Ok);
     }
@@ -452,12 +490,19 @@ fn nf_tables_use(loaded: bool, modules: &[Module]) -> Judged {
             .and_then(|module| module.uses)
             .unwrap_or(0)
     };
-    match (uses("nf_tables"), uses("nft_compat")) {
-        (0, 0) => ("loaded, not used".into(), Outcome::Ok),
-        (all, compat) => (
+    match (uses("nf_tables"), uses("nft_compat"), untraced) {
+        (0, 0, None) => ("traced; no rules now".into(), Outcome::Ok),
+        (0, 0, Some(_)) => ("loaded, not used".into(), Outcome::Ok),
+        (all, compat, None) => (
+            format!("traced; {all} uses, {compat} by iptables extensions"),
+            Outcome::Ok,
+        ),
+        (all, compat, Some(why)) => (
             format!("loaded, {all} uses, {compat} by iptables extensions"),
             Outcome::Warn {
-                meaning: "rules in nf_tables are not traced, and they may drop or change packets too".into(),
+                meaning: format!(
+                    "rules in nf_tables are not traced, and they may drop or change packets too: {why}"
+                ),
                 hint: "`nft list ruleset` shows them; `iptables -V` says whether iptables writes there"
                     .into(),
             },

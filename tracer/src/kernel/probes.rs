@@ -93,6 +93,16 @@ const XT_FREE_TABLE_INFO: &str = "xt_free_table_info";
 /// Finds a table for whoever reads or replaces its rules: `net/netfilter/x_tables.c`.
 const XT_FIND_TABLE_LOCK: &str = "xt_find_table_lock";
 
+/// Runs the rules of a base chain of nf_tables: `net/netfilter/nf_tables_core.c`.
+pub const NFT_DO_CHAIN: &str = "nft_do_chain";
+/// Called for each rule that a packet matches there, while tracing is on: the same file.
+pub const NFT_TRACE_PACKET: &str = "__nft_trace_packet";
+/// Replaces rules of nf_tables: `net/netfilter/nf_tables_api.c`.
+pub const NF_TABLES_COMMIT: &str = "nf_tables_commit";
+
+/// What tracing nf_tables takes.
+pub const NFTABLES: [&str; 3] = [NFT_DO_CHAIN, NFT_TRACE_PACKET, NF_TABLES_COMMIT];
+
 /// The functions to look up in the kernel's symbol table before calling [`list`].
 pub const FUNCTIONS: &[&str] = &[
     IPT_DO_TABLE,
@@ -103,6 +113,9 @@ pub const FUNCTIONS: &[&str] = &[
     XT_ALLOC_TABLE_INFO,
     XT_FREE_TABLE_INFO,
     XT_FIND_TABLE_LOCK,
+    NFT_DO_CHAIN,
+    NFT_TRACE_PACKET,
+    NF_TABLES_COMMIT,
 ];
 
 /// A program of the eBPF object and the probe that it is for.
@@ -125,7 +138,7 @@ pub struct Program {
 pub enum Purpose {
     /// To see the end of packets' lives.
     Life,
-    /// To know which rules a table had.
+    /// To know which rules a legacy table had.
     Rules,
     /// To see packets in the tables of a family.
     Tables(Family),
@@ -133,13 +146,17 @@ pub enum Purpose {
     Extensions,
     /// To witness the steps (`--verify`).
     Steps,
+    /// To see packets in the base chains of nf_tables.
+    Nftables,
+    /// To know which rules nf_tables had.
+    NftablesRules,
 }
 
 /// Every program with a probe of its own, in the order in which they are attached: the ends of packets' lives and
 /// of rules first, and returns before entries, so that no traversal is half seen.
-pub const PROGRAMS: [Program; 12] = {
+pub const PROGRAMS: [Program; 17] = {
     use Kind::{Kprobe, Kretprobe, RawTracepoint};
-    use Purpose::{Life, Rules, Tables};
+    use Purpose::{Life, Nftables, NftablesRules, Rules, Tables};
 
     [
         Program::new("skb_dropped", RawTracepoint, "kfree_skb", Life),
@@ -154,6 +171,11 @@ pub const PROGRAMS: [Program; 12] = {
         Program::new("ipt_enter", Kprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),
         Program::new("ip6t_leave", Kretprobe, IP6T_DO_TABLE, Tables(Family::Ipv6)),
         Program::new("ip6t_enter", Kprobe, IP6T_DO_TABLE, Tables(Family::Ipv6)),
+        Program::new("nft_commit_leave", Kretprobe, NF_TABLES_COMMIT, NftablesRules),
+        Program::new("nft_commit_enter", Kprobe, NF_TABLES_COMMIT, NftablesRules),
+        Program::new("nft_trace", Kprobe, NFT_TRACE_PACKET, Nftables),
+        Program::new("nft_leave", Kretprobe, NFT_DO_CHAIN, Nftables),
+        Program::new("nft_enter", Kprobe, NFT_DO_CHAIN, Nftables),
     ]
 };
 

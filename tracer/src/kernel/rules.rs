@@ -7,6 +7,7 @@ use tracer_common::{Generation, TableRead};
 use super::attach::{Attached, ExtensionKind};
 use crate::{
     explain::{NoRules, Rules, Source},
+    nftables::explain::Rules as NftablesRules,
     replay::{self, Purity},
     ruleset::{
         Extension, Labels, Table, Target,
@@ -21,8 +22,8 @@ const ATTEMPTS_MAX: u32 = 16;
 
 /// Reads rules while programs are attached.
 pub struct KernelRules {
-    /// Whether to ask `iptables-save` for texts.
-    texts: bool,
+    /// Whether to ask `iptables-save` and `nft` for texts.
+    pub(super) texts: bool,
     /// Functions that are observed, or cannot be.
     asked: HashSet<(ExtensionKind, String)>,
     /// Extensions that cannot be observed, for the summary.
@@ -157,6 +158,14 @@ pub struct Reader<'a> {
 }
 
 impl Source for Reader<'_> {
+    fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules> {
+        let found = Netns::by_inode(netns);
+        let found = found.ok_or_else(|| NoRules::Unreadable(format!("network namespace {netns} is gone")))?;
+        self.rules
+            .read_nftables(self.attached, &found)
+            .map_err(NoRules::Unreadable)
+    }
+
     fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules> {
         let gone = || NoRules::Unreadable(format!("network namespace {netns} is gone"));
         let netns = Netns::by_inode(netns).ok_or_else(gone)?;

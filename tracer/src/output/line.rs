@@ -54,7 +54,7 @@ fn render(traversal: &Traversal, number: u64, time: &str, own_netns: Option<u32>
     let mut line = format!(
         "{time} #{number} {}:{} {style}{}{style:#}",
         printable(&traversal.table),
-        traversal.hook,
+        printable(&traversal.chain),
         traversal.verdict
     );
     details(

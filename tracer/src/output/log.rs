@@ -37,15 +37,20 @@ impl Log {
             let Some(label) = rules.labels.of(traversal.hook, step.offset) else {
                 continue;
             };
-            let prefix = format!("{}:{label}", traversal.table);
-            self.line.clear();
-            let cut = kernel_log::line(&mut self.line, &prefix, traversal, &step.headers, step.mark);
-            writeln!(self.writer, "{}", self.line)?;
-            if let Err(cut) = cut {
-                self.partial(traversal, &cut)?;
-            }
+            self.step(traversal, &label.to_string(), &step.headers, step.mark)?;
         }
         Ok(())
+    }
+
+    fn step(&mut self, traversal: &Traversal, label: &str, headers: &[u8], mark: u32) -> io::Result<()> {
+        let prefix = format!("{}:{label}", traversal.table);
+        self.line.clear();
+        let cut = kernel_log::line(&mut self.line, &prefix, traversal, headers, mark);
+        writeln!(self.writer, "{}", self.line)?;
+        match cut {
+            Ok(()) => Ok(()),
+            Err(cut) => self.partial(traversal, &cut),
+        }
     }
 
     fn partial(&mut self, traversal: &Traversal, why: &dyn std::fmt::Display) -> io::Result<()> {
@@ -53,7 +58,7 @@ impl Log {
             self.writer,
             "PARTIAL: {}:{}: {why}",
             printable(&traversal.table),
-            traversal.hook
+            printable(&traversal.chain)
         )
     }
 }
@@ -63,8 +68,14 @@ impl Output for Log {
         let Some(explanation) = explanation else {
             return Ok(());
         };
-        if let Explanation::Path { rules, path } = explanation {
-            self.steps(traversal, rules, path)?;
+        match explanation {
+            Explanation::Path { rules, path } => self.steps(traversal, rules, path)?,
+            Explanation::Nftables(explained) => {
+                for step in &explained.steps {
+                    self.step(traversal, &step.label(), &step.headers, step.mark)?;
+                }
+            }
+            Explanation::Nothing(_) => {}
         }
         match explanation.partial() {
             Some(why) => self.partial(traversal, &why),

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     explain::{Explanation, Rules},
     packet::Packet,
+    passage,
     replay::{Path, Step},
     ruleset::{Rule, Standard, Target},
     traversal::Traversal,
@@ -75,6 +76,9 @@ impl Output for Tree {
         if let Some(Explanation::Path { rules, path }) = explanation {
             write!(self.writer, "{}", steps(traversal, rules, path))?;
         }
+        if let Some(Explanation::Nftables(explained)) = explanation {
+            write!(self.writer, "{}", reported(&explained.steps))?;
+        }
         if let Some(why) = explanation.and_then(Explanation::partial) {
             writeln!(self.writer, "    {PARTIAL}partial: {why}{PARTIAL:#}")?;
         }
@@ -100,11 +104,29 @@ fn table(traversal: &Traversal, time: &str, own_netns: Option<u32>) -> String {
     let mut line = format!(
         "  {DIM}{time}{DIM:#} {}:{} {style}{}{style:#}",
         printable(&traversal.table),
-        traversal.hook,
+        printable(&traversal.chain),
         traversal.verdict
     );
     details(&mut line, traversal, None, own_netns);
     line
+}
+
+/// Steps on nf_tables.
+fn reported(steps: &[passage::Step]) -> String {
+    let mut text = String::new();
+    for step in steps {
+        let indent = 4 + 2 * usize::from(step.depth);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{:indent$}{}", "", printable(&step.label()));
+        if let Some(rule) = &step.text {
+            let _ = write!(text, "  {DIM}{}{DIM:#}", printable(rule));
+        }
+        if let Some(after) = step.mark_after.filter(|after| *after != step.mark) {
+            let _ = write!(text, "  {CHANGE}[mark {:#x}>{after:#x}]{CHANGE:#}", step.mark);
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn steps(traversal: &Traversal, rules: &Rules, path: &Path) -> String {

@@ -18,7 +18,7 @@ impl Passage {
             Some(Explanation::Path { rules, path }) => {
                 (steps(&traversal, rules, path), hotdrop(&traversal, rules, path))
             }
-            Some(Explanation::Nothing(_)) | None => (Vec::new(), None),
+            Some(Explanation::Nothing(_) | Explanation::Nftables(_)) | None => (Vec::new(), None),
         };
         Self {
             backend: Backend::Legacy,

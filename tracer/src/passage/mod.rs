@@ -2,9 +2,11 @@
 //!
 //! What comes before is told apart by backend: legacy tables are blobs with offsets, nf_tables are rules with
 //! handles. What comes after (journeys, formats, names) sees only this: a [`Passage`] is the [`Traversal`] that was
-//! recorded and the [`Step`]s that it took. `legacy.rs` makes it of an [`Explanation`](crate::explain::Explanation).
+//! recorded and the [`Step`]s that it took. `legacy.rs` and
+//! `nftables.rs` make it of an [`Explanation`](crate::explain::Explanation).
 
 mod legacy;
+mod nftables;
 mod step;
 
 use std::sync::Arc;

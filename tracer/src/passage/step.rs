@@ -2,25 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+pub use crate::traversal::Backend;
 use crate::{ruleset::Kind, traversal::Verdict};
-
-/// Whose rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Backend {
-    /// `ip_tables` and `ip6_tables`: `iptables-legacy`.
-    Legacy,
-    /// `nf_tables`: `nft` and `iptables-nft`.
-    Nftables,
-}
-
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Legacy => "legacy",
-            Self::Nftables => "nf_tables",
-        })
-    }
-}
 
 /// A rule whose matches all held, the return from a chain, or a policy: what TRACE has a line for.
 #[derive(Clone, Debug, PartialEq, Eq)]

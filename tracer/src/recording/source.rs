@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     explain::{NoRules, Rules, Source},
+    nftables::explain::Rules as NftablesRules,
     traversal::Family,
 };
 
@@ -35,6 +36,10 @@ impl<W: Write> Source for Noting<'_, W> {
             }),
         }
         answer
+    }
+
+    fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules> {
+        self.source.read_nftables(netns)
     }
 }
 
@@ -78,5 +83,11 @@ impl Source for Recorded {
             Some(Some(why)) => NoRules::Unreadable(why.clone()),
             None => NoRules::Unreadable("not in the recording".to_owned()),
         })
+    }
+
+    fn read_nftables(&mut self, _: u32) -> Result<(Generation, NftablesRules), NoRules> {
+        Err(NoRules::Unreadable(
+            "recordings do not hold rules of nf_tables yet".to_owned(),
+        ))
     }
 }

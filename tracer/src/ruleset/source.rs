@@ -116,6 +116,14 @@ pub enum SourceError {
         /// Why not.
         cause: BlobError,
     },
+    /// The rules of nf_tables could not be read.
+    #[error("failed to read rules of nf_tables: {namespace}: {cause}")]
+    Nftables {
+        /// The namespace.
+        namespace: String,
+        /// Why not.
+        cause: io::Error,
+    },
     /// A tool that prints rules could not be run, or failed.
     #[error("failed to run: {command}: {cause}")]
     Tool {
@@ -139,6 +147,7 @@ impl SourceError {
             | Self::Enter { cause, .. }
             | Self::Names { cause, .. }
             | Self::Socket { cause, .. }
+            | Self::Nftables { cause, .. }
             | Self::Read { cause, .. } => cause.kind() == ErrorKind::PermissionDenied,
             Self::Unsteady { .. } | Self::Decode { .. } | Self::Tool { .. } | Self::Thread(_) => false,
         }
@@ -330,7 +339,10 @@ impl Netns {
     }
 
     /// Runs something in a thread that is in the namespace and ends with it.
-    fn enter<T: Send>(&self, body: impl FnOnce() -> Result<T, SourceError> + Send) -> Result<T, SourceError> {
+    pub(crate) fn enter<T: Send>(
+        &self,
+        body: impl FnOnce() -> Result<T, SourceError> + Send,
+    ) -> Result<T, SourceError> {
         let enter = || {
             // Who is there already needs no right to enter.
             let here = fs::metadata("/proc/thread-self/ns/net").map(|here| here.ino());
@@ -569,7 +581,7 @@ fn save_program(family: Family) -> Option<&'static str> {
 }
 
 /// Runs a program to its end, within limits, and returns what it printed.
-fn output(command: &mut Command) -> Result<String, SourceError> {
+pub(crate) fn output(command: &mut Command) -> Result<String, SourceError> {
     let words: Vec<_> = iter::once(command.get_program())
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())

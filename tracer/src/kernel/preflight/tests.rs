@@ -16,6 +16,9 @@ ffffffffc0a0b100 t xt_free_table_info\t[x_tables]
 ffffffffc0a0b200 t xt_find_table_lock\t[x_tables]
 ffffffffc0a1b000 t ipt_do_table\t[ip_tables]
 ffffffffc0a2b000 t ip6t_do_table\t[ip6_tables]
+ffffffffc0a3b000 T nft_do_chain\t[nf_tables]
+ffffffffc0a3b100 t __nft_trace_packet\t[nf_tables]
+ffffffffc0a3b200 t nf_tables_commit\t[nf_tables]
 ";
 
 /// A node as it is found in the field: a root directory with files in it.
@@ -106,7 +109,10 @@ fn a_good_node_has_nothing_to_be_told() {
         assert!(matches!(finding.outcome, Outcome::Ok), "{finding:?}");
     }
     assert!(report.probes.iter().all(|probe| probe.place.is_found()));
-    assert_eq!(report.resolved.unwrap().signature, Signature::TableLast);
+    assert_eq!(
+        report.resolved.unwrap().signature.unwrap().0,
+        Signature::TableLast
+    );
 }
 
 #[test]
@@ -283,18 +289,47 @@ fn one_family_without_tables_is_a_warning() {
 }
 
 #[test]
-fn rules_in_nf_tables_are_a_warning() {
+fn rules_in_nf_tables_that_cannot_be_traced_are_a_warning() {
     let modules = "nf_tables 372736 7 nft_compat, Live 0x0\nnft_compat 20480 3 - Live 0x0\n";
-    let report = Node::good().with("proc/modules", modules).check();
+    let node = Node::good()
+        .with("proc/modules", modules)
+        .with("proc/kallsyms", KALLSYMS.replace("__nft_trace", "other"));
+    let report = node.check();
     assert!(warning(&report, "nf_tables").contains("are not traced"));
+    assert!(!report.traces_nftables());
     let modules = "nf_tables 372736 0 - Live 0x0\n";
-    let report = Node::good().with("proc/modules", modules).check();
+    let report = node.with("proc/modules", modules).check();
     assert!(
         report
             .findings
             .iter()
             .all(|finding| matches!(finding.outcome, Outcome::Ok))
     );
+}
+
+#[test]
+fn nf_tables_alone_can_be_traced() {
+    let only: String = KALLSYMS
+        .lines()
+        .filter(|line| !line.contains("_tables]") || line.contains("[nf_tables]"))
+        .map(|line| line.to_owned() + "\n")
+        .collect();
+    let report = Node::good()
+        .with("proc/kallsyms", only)
+        .with("proc/modules", "nf_tables 372736 7 - Live 0x0\n")
+        .check();
+    assert!(report.first_obstacle().is_none(), "{:?}", report.findings);
+    assert!(report.traces_nftables());
+}
+
+#[test]
+fn nf_tables_takes_a_namespace_of_ones_own() {
+    let report = Node::good()
+        .capable("000000c000001000")
+        .with("proc/modules", "nf_tables 372736 7 - Live 0x0\n")
+        .check();
+    assert!(warning(&report, "nf_tables").ends_with("lacks CAP_SYS_ADMIN"));
+    assert!(report.first_obstacle().is_none());
 }
 
 #[test]

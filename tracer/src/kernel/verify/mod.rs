@@ -197,6 +197,7 @@ fn plan_of_trial(plan: &Plan, family: Family, place: Place) -> Plan {
             ipv4: family == Family::Ipv4,
             ipv6: family == Family::Ipv6,
         },
+        nftables: false,
         witness: Some(places),
         absent: plan.absent.clone(),
         offsets: plan.offsets,

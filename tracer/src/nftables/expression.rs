@@ -1,0 +1,237 @@
+//! What a rule's expressions say: `net/netfilter/nft_*.c`, in the words of `nft --debug=netlink`.
+
+use std::fmt::Write as _;
+
+use super::{model::Statement, netlink::Attributes};
+
+// Attributes: include/uapi/linux/netfilter/nf_tables.h.
+const LIST_ELEMENT: u16 = 1;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const IMMEDIATE_REGISTER: u16 = 1;
+const IMMEDIATE_DATA: u16 = 2;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+const TARGET_NAME: u16 = 1;
+const LOOKUP_SET: u16 = 1;
+const REGISTER_VERDICT: u32 = 0;
+
+/// `NFT_CONTINUE`, …, `include/uapi/linux/netfilter/nf_tables.h`.
+pub(super) mod code {
+    pub(in super::super) const CONTINUE: i32 = -1;
+    pub(in super::super) const JUMP: i32 = -3;
+    pub(in super::super) const GOTO: i32 = -4;
+    pub(in super::super) const RETURN: i32 = -5;
+}
+
+/// What was read off a rule's expressions.
+pub(super) struct Read {
+    pub(super) is_tail: bool,
+    pub(super) statement: Statement,
+    pub(super) changes_headers: bool,
+    pub(super) changes_on_the_way: bool,
+    pub(super) text: String,
+}
+
+/// Reads a rule's expressions.
+pub(super) fn read(list: Attributes<'_>) -> Read {
+    let mut statement = Statement::Nothing;
+    let mut text = String::new();
+    let mut is_tail = true;
+    let (mut changes, mut changes_headers, mut changes_on_the_way) = (false, false, false);
+    for (_, element) in list.iter().filter(|(kind, _)| *kind == LIST_ELEMENT) {
+        let element = Attributes(element);
+        let name = element.string(EXPRESSION_NAME).unwrap_or_default();
+        let data = element.nested(EXPRESSION_DATA);
+        // What comes after a change may still not match; these two always do.
+        changes_on_the_way |= changes && !matches!(name.as_str(), "immediate" | "counter");
+        let (mark, headers) = changed(&name, data);
+        changes |= mark || headers;
+        changes_headers |= headers;
+        let said = match name.as_str() {
+            "immediate" if data.be32(IMMEDIATE_REGISTER) == Some(REGISTER_VERDICT) => {
+                let verdict = data.nested(IMMEDIATE_DATA).nested(DATA_VERDICT);
+                let code = verdict.be32(VERDICT_CODE).unwrap_or_default().cast_signed();
+                let chain = verdict.string(VERDICT_CHAIN);
+                is_tail &= !matches!(code, code::JUMP | code::GOTO | code::CONTINUE);
+                let said = verdict_text(code, chain.as_deref());
+                statement = chain.map_or(Statement::Verdict, Statement::Chain);
+                said
+            }
+            "counter" => continue,
+            "match" | "target" => {
+                is_tail = false;
+                let extension = data.string(TARGET_NAME).unwrap_or_default();
+                let said = format!("{name} {extension}");
+                if name == "target" {
+                    statement = Statement::Named(extension);
+                }
+                said
+            }
+            "lookup" => {
+                is_tail = false;
+                format!("lookup @{}", data.string(LOOKUP_SET).unwrap_or_default())
+            }
+            _ => {
+                is_tail = false;
+                if is_statement(&name) {
+                    statement = Statement::Named(name.clone());
+                }
+                name
+            }
+        };
+        let space = if text.is_empty() { "" } else { " " };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{space}[{said}]");
+    }
+    is_tail &= statement == Statement::Verdict;
+    Read {
+        is_tail,
+        statement,
+        changes_headers,
+        changes_on_the_way,
+        text,
+    }
+}
+
+/// Whether an expression may change the packet's mark, and its headers.
+fn changed(name: &str, data: Attributes<'_>) -> (bool, bool) {
+    /// `NFTA_META_SREG`, `NFTA_META_KEY`
+    const META: (u16, u16) = (3, 2);
+    /// `NFT_META_MARK`
+    const MARK: u32 = 3;
+    const PAYLOAD_SOURCE: u16 = 5;
+    const EXTHDR_SOURCE: u16 = 7;
+    const EXTHDR_REGISTER: u16 = 1;
+    const TARGETS: [&str; 11] = [
+        "TTL",
+        "HL",
+        "TOS",
+        "DSCP",
+        "ECN",
+        "TCPMSS",
+        "TCPOPTSTRIP",
+        "CHECKSUM",
+        "SNPT",
+        "DNPT",
+        "SYNPROXY",
+    ];
+    /// `-j MARK`, and those that restore a mark.
+    const MARKS: [&str; 3] = ["MARK", "CONNMARK", "SET"];
+
+    match name {
+        "meta" => (
+            data.get(META.0).is_some() && data.be32(META.1) == Some(MARK),
+            false,
+        ),
+        "payload" => (false, data.get(PAYLOAD_SOURCE).is_some()),
+        // Without a register to read into it writes, or strips.
+        "exthdr" => (
+            false,
+            data.get(EXTHDR_SOURCE).is_some() || data.get(EXTHDR_REGISTER).is_none(),
+        ),
+        "target" => {
+            let target = data.string(TARGET_NAME).unwrap_or_default();
+            (
+                MARKS.contains(&target.as_str()),
+                TARGETS.contains(&target.as_str()),
+            )
+        }
+        _ => (false, false),
+    }
+}
+
+/// Expressions that act rather than ask. `meta`, `ct`, `payload` and `exthdr` may do either.
+fn is_statement(name: &str) -> bool {
+    [
+        "reject",
+        "masq",
+        "nat",
+        "redir",
+        "log",
+        "queue",
+        "notrack",
+        "dup",
+        "fwd",
+        "tproxy",
+        "synproxy",
+        "dynset",
+        "flow_offload",
+    ]
+    .contains(&name)
+}
+
+fn verdict_text(verdict: i32, chain: Option<&str>) -> String {
+    let chain = chain.unwrap_or_default();
+    match verdict {
+        code::CONTINUE => "continue".to_owned(),
+        code::JUMP => format!("jump {chain}"),
+        code::GOTO => format!("goto {chain}"),
+        code::RETURN => "return".to_owned(),
+        0 => "drop".to_owned(),
+        1 => "accept".to_owned(),
+        other => format!("verdict {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::netlink::{Message, Writer};
+    use super::*;
+
+    fn read_of(body: impl FnOnce(&mut Writer)) -> Read {
+        let mut writer = Writer::default();
+        writer.message(0, 0, 0, 0, 0, body);
+        read(Message::all(writer.bytes()).next().unwrap().attributes())
+    }
+
+    fn expression(list: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
+        list.nested(LIST_ELEMENT, |element| {
+            element.string(EXPRESSION_NAME, name);
+            element.nested(EXPRESSION_DATA, data);
+        });
+    }
+
+    fn immediate(list: &mut Writer, code: i32, chain: Option<&str>) {
+        expression(list, "immediate", |data| {
+            data.attribute(IMMEDIATE_REGISTER, &0_u32.to_be_bytes());
+            data.nested(IMMEDIATE_DATA, |data| {
+                data.nested(DATA_VERDICT, |verdict| {
+                    verdict.attribute(VERDICT_CODE, &code.to_be_bytes());
+                    if let Some(chain) = chain {
+                        verdict.string(VERDICT_CHAIN, chain);
+                    }
+                });
+            });
+        });
+    }
+
+    #[test]
+    fn a_verdict_without_condition_is_a_tail() {
+        let rule = read_of(|list| {
+            expression(list, "counter", |_| {});
+            immediate(list, code::RETURN, None);
+        });
+        assert!(rule.is_tail);
+        assert_eq!(
+            (rule.statement, rule.text.as_str()),
+            (Statement::Verdict, "[return]")
+        );
+    }
+
+    #[test]
+    fn a_jump_or_a_condition_makes_it_a_rule() {
+        let rule = read_of(|list| immediate(list, code::JUMP, Some("X")));
+        assert!(!rule.is_tail);
+        assert_eq!(rule.statement, Statement::Chain("X".into()));
+        let rule = read_of(|list| {
+            expression(list, "match", |data| data.string(TARGET_NAME, "comment"));
+            immediate(list, 1, None);
+        });
+        assert!(!rule.is_tail);
+        assert_eq!(rule.text, "[match comment] [accept]");
+        let rule = read_of(|list| expression(list, "target", |data| data.string(TARGET_NAME, "MARK")));
+        assert_eq!(rule.statement, Statement::Named("MARK".into()));
+    }
+}

@@ -1,0 +1,335 @@
+//! From the steps that the kernel reported to a path through the rules: `nft_do_chain`,
+//! `net/netfilter/nf_tables_core.c`, followed backwards.
+//!
+//! Nothing is computed that the kernel did not say; but everything it said must fit: a rule must be in the chain that
+//! the packet is in, after the one before it, and the last step must give the verdict that the kernel returned.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::expression::code;
+use super::model::{Base, Chain, Rule, Statement, Table};
+use crate::{
+    passage::{Action, Step},
+    ruleset::Kind,
+    traversal::{Traversal, Verdict},
+};
+
+/// What the kernel reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub what: What,
+    /// The packet's mark afterwards; `None` where the packet was gone.
+    pub mark: Option<u32>,
+}
+
+/// See [`Event::what`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A rule matched.
+    Rule {
+        /// Its handle.
+        handle: u64,
+        /// The code of its verdict: `NFT_CONTINUE`, `NFT_JUMP`, …, or a verdict of netfilter.
+        code: i32,
+    },
+    /// A chain ended without a verdict.
+    ChainEnd {
+        /// Its handle.
+        handle: u64,
+    },
+    /// The policy of the base chain decides.
+    Policy,
+}
+
+/// Why a path is not certain.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Doubt {
+    /// The rules that were read have no such table, or it has another name.
+    #[error("table {0} is not among the rules that were read")]
+    NoTable(String),
+    /// The table has no such base chain.
+    #[error("chain {0} is not among the rules that were read")]
+    NoChain(String),
+    /// A handle that the rules do not have.
+    #[error("rule {0:#x} is not among the rules that were read")]
+    NoRule(u64),
+    /// A rule that is not where the packet was.
+    #[error("rule {handle:#x} was met out of order in chain {chain}")]
+    OutOfOrder {
+        /// The rule.
+        handle: u64,
+        /// Where the packet was.
+        chain: String,
+    },
+    /// A chain ended that the packet was not in.
+    #[error("chain {0} did not end where it should have")]
+    OtherEnd(String),
+    /// A step after the last, or none where there should be one.
+    #[error("steps are missing after {0}")]
+    Missing(String),
+    /// The verdict is not that of the last step.
+    #[error("the kernel's verdict is {returned}, the last step's {stepped}")]
+    Verdict {
+        /// What `nft_do_chain` returned.
+        returned: Verdict,
+        /// What the steps say.
+        stepped: Verdict,
+    },
+    /// A rule that did not match may have changed the packet before.
+    #[error("rule {0:#x} may have changed the packet before it turned out not to match")]
+    ChangedOnTheWay(u64),
+    /// Records of the traversal were lost.
+    #[error("steps were lost on their way from the kernel")]
+    Lost,
+}
+
+/// The path of a traversal through a table. Steps that are certain come with a doubt that begins after them.
+#[must_use]
+pub fn walk(table: &Table, traversal: &Traversal) -> (Vec<Step>, Option<Doubt>) {
+    let Some(base) = table.chain_of(traversal.chain_handle) else {
+        return (Vec::new(), Some(Doubt::NoChain(traversal.chain.clone())));
+    };
+    let mut walk = Walk {
+        table,
+        iptables: table.is_iptables(),
+        base,
+        at: Some((base, 0)),
+        pending: Vec::new(),
+        ended: None,
+        mark: traversal.mark_before,
+        headers: traversal.headers.as_slice().into(),
+        doubt: None,
+        steps: Vec::with_capacity(traversal.events.len()),
+    };
+    let walked = walk.run(&traversal.events, traversal.verdict);
+    let doubt = if traversal.observed_cut {
+        Some(Doubt::Lost)
+    } else {
+        walked.err().or(walk.doubt)
+    };
+    (walk.steps, doubt)
+}
+
+struct Walk<'a> {
+    table: &'a Table,
+    iptables: bool,
+    base: usize,
+    /// The chain and the place of the next rule in it; `None` once only the policy is left.
+    at: Option<(usize, usize)>,
+    /// Where jumps are to be returned to.
+    pending: Vec<(usize, usize)>,
+    ended: Option<Verdict>,
+    mark: u32,
+    headers: Arc<[u8]>,
+    /// What makes the packet, though not its way, uncertain.
+    doubt: Option<Doubt>,
+    steps: Vec<Step>,
+}
+
+impl Walk<'_> {
+    fn run(&mut self, events: &[Event], returned: Verdict) -> Result<(), Doubt> {
+        for (index, event) in events.iter().enumerate() {
+            if self.ended.is_some() {
+                return Err(Doubt::Missing(self.last()));
+            }
+            match event.what {
+                What::Rule { handle, code } => self.rule(handle, code, event.mark, events.get(index + 1))?,
+                What::ChainEnd { handle } => self.chain_end(handle, event.mark)?,
+                What::Policy => self.policy(event.mark)?,
+            }
+            self.mark = event.mark.unwrap_or(self.mark);
+        }
+        match self.ended {
+            Some(stepped) if stepped == returned => Ok(()),
+            Some(stepped) => Err(Doubt::Verdict { returned, stepped }),
+            None => Err(Doubt::Missing(self.last())),
+        }
+    }
+
+    fn last(&self) -> String {
+        self.steps
+            .last()
+            .map_or_else(|| "the start".to_owned(), Step::label)
+    }
+
+    fn rule(&mut self, handle: u64, code: i32, mark: Option<u32>, next: Option<&Event>) -> Result<(), Doubt> {
+        let Some(&(chain, place)) = self.table.places.get(&handle) else {
+            return Err(Doubt::NoRule(handle));
+        };
+        match self.at {
+            Some((at, from)) if at == chain && place >= from => self.pass_over(chain, from..place),
+            at => {
+                let at = at.map_or(self.base, |(at, _)| at);
+                return Err(Doubt::OutOfOrder {
+                    handle,
+                    chain: self.table.chains[at].name.clone(),
+                });
+            }
+        }
+        let table = self.table;
+        let rule = &table.chains[chain].rules[place];
+        let action = self.action(rule, code, next)?;
+        let kind = match (self.iptables && rule.is_tail, self.table.chains[chain].base) {
+            (true, Some(_)) => Kind::Policy,
+            (true, None) => Kind::Return,
+            (false, _) => Kind::Rule,
+        };
+        let number = u32::try_from(place + 1).ok();
+        self.step(chain, kind, number, Some(handle), action.clone(), mark);
+        if rule.changes_headers {
+            self.headers = [].into();
+        }
+        match action {
+            Action::Jump(to) => {
+                self.pending.push((chain, place + 1));
+                self.enter(&to)?;
+            }
+            Action::Goto(to) => self.enter(&to)?,
+            Action::Return => self.at = self.pending.pop(),
+            Action::Verdict(verdict)
+            | Action::Target {
+                verdict: Some(verdict),
+                ..
+            } => self.ended = Some(verdict),
+            Action::Continue | Action::Target { verdict: None, .. } => self.at = Some((chain, place + 1)),
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, chain: &str) -> Result<(), Doubt> {
+        let found = self.table.chain_named(chain);
+        self.at = Some((found.ok_or_else(|| Doubt::NoChain(chain.to_owned()))?, 0));
+        Ok(())
+    }
+
+    /// What the rule did, from what the kernel said of it and from what it says itself.
+    fn action(&self, rule: &Rule, verdict: i32, next: Option<&Event>) -> Result<Action, Doubt> {
+        let name = match &rule.statement {
+            Statement::Named(name) => Some(name.as_str().into()),
+            Statement::Nothing | Statement::Chain(_) | Statement::Verdict => None,
+        };
+        Ok(match verdict {
+            code::CONTINUE => match name {
+                Some(name) => Action::Target { name, verdict: None },
+                None => Action::Continue,
+            },
+            code::RETURN => Action::Return,
+            code::JUMP | code::GOTO => {
+                let chain = match &rule.statement {
+                    Statement::Chain(chain) => chain.as_str(),
+                    // A verdict map: the chain is the one that the next step is in.
+                    _ => self.chain_of(next).ok_or_else(|| Doubt::Missing(self.last()))?,
+                };
+                if verdict == code::JUMP {
+                    Action::Jump(chain.into())
+                } else {
+                    Action::Goto(chain.into())
+                }
+            }
+            other => {
+                let verdict = Verdict::from(other.cast_unsigned());
+                match name {
+                    Some(name) => Action::Target {
+                        name,
+                        verdict: Some(verdict),
+                    },
+                    None => Action::Verdict(verdict),
+                }
+            }
+        })
+    }
+
+    /// The chain that an event happened in.
+    fn chain_of(&self, event: Option<&Event>) -> Option<&str> {
+        let chain = match event?.what {
+            What::Rule { handle, .. } => self.table.places.get(&handle)?.0,
+            What::ChainEnd { handle } => self.table.chain_of(handle)?,
+            What::Policy => return None,
+        };
+        Some(&self.table.chains[chain].name)
+    }
+
+    fn chain_end(&mut self, handle: u64, mark: Option<u32>) -> Result<(), Doubt> {
+        let at = self
+            .at
+            .filter(|(chain, _)| self.table.chains[*chain].handle == handle);
+        let Some((chain, from)) = at else {
+            let name = self
+                .table
+                .chain_of(handle)
+                .map(|chain| &self.table.chains[chain].name);
+            return Err(Doubt::OtherEnd(
+                name.map_or_else(|| format!("{handle:#x}"), Clone::clone),
+            ));
+        };
+        let len = self.table.chains[chain].rules.len();
+        self.pass_over(chain, from..len);
+        // Where iptables' base chain ends TRACE has one line, the policy's.
+        if !(self.iptables && self.pending.is_empty() && chain == self.base) {
+            let number = self.end_number(chain);
+            self.step(chain, Kind::Return, number, None, Action::Return, mark);
+        }
+        self.at = self.pending.pop();
+        Ok(())
+    }
+
+    fn policy(&mut self, mark: Option<u32>) -> Result<(), Doubt> {
+        let chain = &self.table.chains[self.base];
+        let (None, Some(Base { policy, .. })) = (self.at, chain.base) else {
+            return Err(Doubt::OtherEnd(chain.name.clone()));
+        };
+        let number = self.end_number(self.base);
+        self.step(
+            self.base,
+            Kind::Policy,
+            number,
+            None,
+            Action::Verdict(policy),
+            mark,
+        );
+        self.ended = Some(policy);
+        Ok(())
+    }
+
+    /// iptables counts the end of a chain as one rule more.
+    fn end_number(&self, chain: usize) -> Option<u32> {
+        let number = u32::try_from(self.table.chains[chain].rules.len() + 1).ok();
+        number.filter(|_| self.iptables)
+    }
+
+    /// Rules that did not match.
+    fn pass_over(&mut self, chain: usize, places: std::ops::Range<usize>) {
+        let mut rules = self.table.chains[chain].rules[places].iter();
+        if let (None, Some(rule)) = (&self.doubt, rules.find(|rule| rule.changes_on_the_way)) {
+            self.doubt = Some(Doubt::ChangedOnTheWay(rule.handle));
+        }
+    }
+
+    fn step(
+        &mut self,
+        chain: usize,
+        kind: Kind,
+        number: Option<u32>,
+        handle: Option<u64>,
+        action: Action,
+        mark: Option<u32>,
+    ) {
+        let Chain { name, .. } = &self.table.chains[chain];
+        self.steps.push(Step {
+            chain: name.as_str().into(),
+            kind,
+            number,
+            handle,
+            text: None,
+            action,
+            depth: u16::try_from(self.pending.len()).unwrap_or(u16::MAX),
+            mark: self.mark,
+            mark_after: mark,
+            headers: Arc::clone(&self.headers),
+            meaning: None,
+        });
+    }
+}
