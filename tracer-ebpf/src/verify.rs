@@ -95,13 +95,7 @@ pub(crate) fn end(frame: &Traversal) {
     if site!(witnessing) == 0 {
         return;
     }
-    let Some(witness) = WITNESSES.get_ptr_mut(frame.skb) else {
-        return;
-    };
-    // SAFETY: the map returned a valid, aligned pointer.
-    let witness = unsafe { &*witness };
-    // Else the packet is gone, and another one has its address and a traversal of its own.
-    if witness.entered_ns == frame.entered_ns {
+    if let Some(witness) = of(frame) {
         // Where there is no room the loader misses it, and says so.
         let _ = RECORDS.output::<[u8]>(witness.bytes(), 0);
         let _ = WITNESSES.remove(frame.skb);
@@ -114,10 +108,24 @@ pub(crate) fn forget(state: u64) {
     if site!(witnessing) == 0 {
         return;
     }
-    if let Some(frame) = FRAMES.get_ptr(state) {
-        // SAFETY: the map returned a valid, aligned pointer.
-        let _ = WITNESSES.remove(unsafe { (*frame).skb });
+    let Some(frame) = FRAMES.get_ptr(state) else {
+        return;
+    };
+    // SAFETY: the map returned a valid, aligned pointer, and the frame's own call is over.
+    let frame = unsafe { &*frame };
+    if of(frame).is_some() {
+        let _ = WITNESSES.remove(frame.skb);
     }
+}
+
+/// The witness of a frame. There is none where the packet is gone, and another one has its address and a traversal of
+/// its own.
+#[inline(always)]
+fn of(frame: &Traversal) -> Option<&Witness> {
+    let witness = WITNESSES.get_ptr(frame.skb)?;
+    // SAFETY: the map returned a valid, aligned pointer.
+    let witness = unsafe { &*witness };
+    (witness.entered_ns == frame.entered_ns).then_some(witness)
 }
 
 /// Copies `len` bytes of the kernel's code at `address`.

@@ -27,6 +27,7 @@ A packet is a datagram over loopback, from its sending to its being read. Cases:
   no-rules          no table exists
   rules             the ruleset is loaded
   no-match          tracer follows other packets
+  verify-no-match   the same with --verify
   match             tracer follows these packets; what the packet pays until its whole path is in the buffer
   match-user-space  what tracer's process pays for it: read, replay, write
   detached          tracer has ended

@@ -20,6 +20,8 @@ pub enum Case {
     Rules,
     /// Tracer follows other packets.
     NoMatch,
+    /// The same with a second source of steps.
+    Verify,
     /// Tracer follows the packets; also gives what its process took for each packet.
     Match,
     /// Tracer has ended.
@@ -38,10 +40,11 @@ const OTHER_PORT: u16 = 9;
 
 impl Case {
     /// All, in an order that makes sense: rules stay, once loaded.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoRules,
         Self::Rules,
         Self::NoMatch,
+        Self::Verify,
         Self::Match,
         Self::Detached,
         Self::Trace,
@@ -54,6 +57,7 @@ impl Case {
             Self::NoRules => "no-rules",
             Self::Rules => "rules",
             Self::NoMatch => "no-match",
+            Self::Verify => "verify-no-match",
             Self::Match => "match",
             Self::Detached => "detached",
             Self::Trace => "trace",
@@ -81,18 +85,24 @@ impl Case {
             }
             Self::NoMatch => {
                 scene.load_rules()?;
-                let (tracer, _) = start(OTHER_PORT)?;
+                let (tracer, _) = start(OTHER_PORT, "")?;
+                found(self.name(), scene.load.measure(effort)?);
+                stop(tracer, 0)?;
+            }
+            Self::Verify => {
+                scene.load_rules()?;
+                let (tracer, _) = start(OTHER_PORT, "--verify")?;
                 found(self.name(), scene.load.measure(effort)?);
                 stop(tracer, 0)?;
             }
             Self::Match => {
                 scene.load_rules()?;
-                let (tracer, before) = start(scene.port)?;
+                let (tracer, before) = start(scene.port, "")?;
                 let instructions = scene.load.measure(effort)?;
                 let after = stop(tracer, effort.total())?;
                 found(self.name(), instructions);
                 // What it takes to start and to read the rules is not to be blamed on packets.
-                let (tracer, idle_before) = start(OTHER_PORT)?;
+                let (tracer, idle_before) = start(OTHER_PORT, "")?;
                 let idle = stop(tracer, 0)? - idle_before;
                 found(
                     "match-user-space",
@@ -116,11 +126,11 @@ impl Case {
     }
 }
 
-/// Starts tracer for a port, and tells what processes that have ended took so far.
-fn start(port: u16) -> Result<(Tracer, u64)> {
+/// Starts tracer for a port, with more flags, and tells what processes that have ended took so far.
+fn start(port: u16, flags: &str) -> Result<(Tracer, u64)> {
     let before = ended_ns()?;
     let tracer = Tracer::start(&format!(
-        "--format log --proto udp --port {port} --ring-kib {RING_KIB}"
+        "--format log --proto udp --port {port} --ring-kib {RING_KIB} {flags}"
     ))?;
     Ok((tracer, before))
 }

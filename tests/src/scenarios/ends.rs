@@ -27,7 +27,10 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("ends::full_disk", full_disk),
         trial("ends::in_a_flood", in_a_flood),
         trial("ends::not_root", not_root),
-        trial("ends::node_is_untouched", node_is_untouched),
+        trial("ends::node_is_untouched", || node_is_untouched("")),
+        trial("ends::node_is_untouched_by_verifying", || {
+            node_is_untouched("--verify")
+        }),
     ]
 }
 
@@ -306,12 +309,12 @@ fn not_root() -> Result<()> {
 }
 
 /// A trace of a node where nothing happens: while it runs and afterwards, everything is as it was before.
-fn node_is_untouched() -> Result<()> {
+fn node_is_untouched(flags: &str) -> Result<()> {
     tables()?;
     // The tool that reads the rules loads what it needs; so once before looking.
     untouchable()?;
     let before = untouchable()?;
-    let tracer = Tracer::start("")?;
+    let tracer = Tracer::start(flags)?;
     let during = untouchable()?;
     tracer.stop()?;
     let after = untouchable()?;

@@ -2,6 +2,8 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt as _;
+use std::process::Command;
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -9,7 +11,7 @@ use libtest_mimic::Trial;
 use super::trial;
 use crate::neighbours::{Family, LEFT, NODE, Neighbours};
 use crate::node;
-use crate::tracer::{THIS_NETNS, Text, Tracer};
+use crate::tracer::{THIS_NETNS, Text, Tracer, exit};
 use crate::traffic::{Place, datagram, no_connection, send};
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -18,6 +20,9 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("verify::nodeport_v6", || nodeport(Family::V6)),
         trial("verify::nested_v4", || nested(Family::V4)),
         trial("verify::nested_v6", || nested(Family::V6)),
+        trial("verify::on_all_processors", on_all_processors),
+        trial("verify::recorded", recorded),
+        trial("verify::without_addresses", without_addresses),
         trial("verify::a_wrong_replay_is_told", a_wrong_replay_is_told),
         trial("verify::where_the_replay_stops", where_the_replay_stops),
         trial("verify::more_steps_than_room", more_steps_than_room),
@@ -65,7 +70,12 @@ fn all_the_same(text: &Text, traversals_min: u64) -> Result<()> {
         text.said,
         text.shown
     );
-    ensure!(!text.shown.contains("partial:"), "{}", text.shown);
+    ensure!(
+        text.said.contains(" complete, 0 partial"),
+        "{}\n{}",
+        text.said,
+        text.shown
+    );
     Ok(())
 }
 
@@ -103,6 +113,99 @@ fn nested(family: Family) -> Result<()> {
         no_connection(Place::Here, (loopback, 6002).into())?;
     }
     all_the_same(&tracer.stop_as_text()?, 20 * ROUNDS as u64)
+}
+
+/// Packets of both families on every processor at once, many of which have others sent within their way.
+fn on_all_processors() -> Result<()> {
+    const ROUNDS: usize = 150;
+    const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+    let _neighbours = Neighbours::new()?;
+    for family in FAMILIES {
+        let gateway = Neighbours::right(family);
+        family.restore(&format!(
+            "*raw\n-A OUTPUT -p udp\nCOMMIT\n\
+             *mangle\n-A OUTPUT -p udp --dport 6010 -j TEE --gateway {gateway}\n-A OUTPUT -p udp -j MARK --set-mark 7\n\
+             -A PREROUTING -p udp -j MARK --set-mark 8\nCOMMIT\n\
+             *filter\n:LOCAL - [0:0]\n-A INPUT -p udp -j LOCAL\n-A LOCAL -p udp --dport 6011 -j REJECT\n-A LOCAL -p udp\nCOMMIT\n"
+        ))?;
+    }
+    let _receivers = FAMILIES
+        .iter()
+        .map(|family| Place::Here.udp(family.loopback(), 6010))
+        .collect::<Result<Vec<_>>>()?;
+    let tracer = Tracer::start(&format!("--verify --format line --ring-kib 65536 {THIS_NETNS}"))?;
+    thread::scope(|scope| {
+        let threads: Vec<_> = [0, 1, 2, 3]
+            .map(|number| {
+                scope.spawn(move || -> Result<()> {
+                    let loopback = FAMILIES[number % 2].loopback();
+                    for round in 0..ROUNDS {
+                        // A new socket each time: the error that REJECT sends ends up on the old one.
+                        let port = if round % 2 == 0 { 6010 } else { 6011 };
+                        datagram(Place::Here, loopback, (loopback, port).into(), 10)?;
+                    }
+                    Ok(())
+                })
+            })
+            .into();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })?;
+    all_the_same(&tracer.stop_as_text()?, 4 * ROUNDS as u64 * 6)
+}
+
+/// What was witnessed is kept with the records, and compared again when they are shown.
+fn recorded() -> Result<()> {
+    Family::V4
+        .restore("*filter\n:OUT - [0:0]\n-A OUTPUT -p udp -j OUT\n-A OUT -p udp --dport 6007\nCOMMIT\n")?;
+    let files = tempfile::tempdir().context("failed to create directory for a recording")?;
+    let recording = files.path().join("recording");
+    let tracer = Tracer::start(&format!(
+        "--verify --write {} --proto udp -4 {THIS_NETNS}",
+        recording.display()
+    ))?;
+    let loopback = Family::V4.loopback();
+    datagram(Place::Here, loopback, (loopback, 6007).into(), 10)?;
+    tracer.stop_as_text()?;
+    let mut show = Command::new("tracer");
+    let output = show
+        .args(["show", "--format", "tree"])
+        .arg(&recording)
+        .output()
+        .context("failed to run: tracer show")?;
+    let text = Text {
+        shown: String::from_utf8_lossy(&output.stdout).into_owned(),
+        said: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    all_the_same(&text, 2)
+}
+
+/// A kernel that hides where its functions are has no second source, and that is said with the way out.
+fn without_addresses() -> Result<()> {
+    const SETTING: &str = "/proc/sys/kernel/kptr_restrict";
+
+    Family::V4.restore("*filter\nCOMMIT\n")?;
+    let before = fs::read_to_string(SETTING).context("failed to read setting")?;
+    fs::write(SETTING, "2").context("failed to change setting")?;
+    let output = Command::new("tracer")
+        .args(["trace", "--verify", "-4", "--duration", "10s"])
+        .output();
+    fs::write(SETTING, before).context("failed to change setting back")?;
+    let output = output.context("failed to run: tracer")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(exit::UNSUPPORTED)
+            && said.contains("error: failed to verify: iptables has no second source of steps: ")
+            && said.contains("kernel.kptr_restrict")
+            && said.contains("\nhint: "),
+        "{:?}: {said}",
+        output.status
+    );
+    Ok(())
 }
 
 /// The replay is broken on purpose: the address that a rule asks for is changed in the memory of `tracer`. The verdict

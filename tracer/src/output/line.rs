@@ -37,10 +37,14 @@ impl Line {
 }
 
 impl Output for Line {
-    fn traversal(&mut self, traversal: &Traversal, _: Option<&Explanation>) -> io::Result<()> {
+    fn traversal(&mut self, traversal: &Traversal, explanation: Option<&Explanation>) -> io::Result<()> {
         let number = self.numbers.of(traversal.packet);
         let time = self.clock.local(traversal.entered_ns);
-        let line = render(traversal, number, &time, self.own_netns);
+        let mut line = render(traversal, number, &time, self.own_netns);
+        // A path is asked for with this format only to be verified.
+        if let Some(why) = explanation.and_then(Explanation::partial) {
+            line.push_str(&format!(" [partial: {}]", printable(&why)));
+        }
         writeln!(self.writer, "{line}")
     }
 
