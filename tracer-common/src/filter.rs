@@ -40,8 +40,12 @@ pub mod criteria {
     pub const MARK: u32 = 1 << 8;
     /// [`super::Filter::netns`].
     pub const NETNS: u32 = 1 << 9;
+    /// [`super::Filter::either`]; implies a family.
+    pub const EITHER: u32 = 1 << 10;
+    /// Everything that needs the packet's addresses.
+    pub const ADDRESSES: u32 = SOURCE | DESTINATION | EITHER;
     /// Everything that needs the packet's headers.
-    pub const HEADERS: u32 = PROTOCOL | SOURCE | DESTINATION | SOURCE_PORT | DESTINATION_PORT | EITHER_PORT;
+    pub const HEADERS: u32 = ADDRESSES | PROTOCOL | PORTS;
     /// Everything that needs the transport header's ports.
     pub const PORTS: u32 = SOURCE_PORT | DESTINATION_PORT | EITHER_PORT;
 }
@@ -92,6 +96,8 @@ pub struct Filter {
     pub source: Prefix,
     /// Destination address.
     pub destination: Prefix,
+    /// An address that either side may have.
+    pub either: Prefix,
     /// Lowest source port, host byte order.
     pub source_port_min: u16,
     /// Highest source port.
@@ -139,6 +145,10 @@ impl Filter {
             address: [0; 16],
             mask: [0; 16],
         },
+        either: Prefix {
+            address: [0; 16],
+            mask: [0; 16],
+        },
         source_port_min: 0,
         source_port_max: 0,
         destination_port_min: 0,
@@ -157,13 +167,14 @@ impl Filter {
     };
 }
 
-const _: () = assert!(size_of::<Filter>() == 16 + 2 * 32 + 16 + 4 * IFNAME_LEN + TABLES_MAX * TABLE_NAME_LEN);
+const _: () = assert!(size_of::<Filter>() == 16 + 3 * 32 + 16 + 4 * IFNAME_LEN + TABLES_MAX * TABLE_NAME_LEN);
 
 // The programs compare names and addresses in words.
 const _: () = {
     assert!(align_of::<Filter>() == 4);
     assert!(core::mem::offset_of!(Filter, source).is_multiple_of(4));
     assert!(core::mem::offset_of!(Filter, destination).is_multiple_of(4));
+    assert!(core::mem::offset_of!(Filter, either).is_multiple_of(4));
     assert!(core::mem::offset_of!(Filter, in_device).is_multiple_of(4));
     assert!(core::mem::offset_of!(Filter, out_device).is_multiple_of(4));
     assert!(core::mem::offset_of!(Filter, tables).is_multiple_of(4));

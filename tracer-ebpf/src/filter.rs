@@ -60,7 +60,7 @@ fn equal_under(words: &[u32; 4], wanted: &[u32; 4], mask: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> {
-    if criteria & (criteria::SOURCE | criteria::DESTINATION) != 0 {
+    if criteria & criteria::ADDRESSES != 0 {
         let addresses = ip::addresses(header, family)?;
         if criteria & criteria::SOURCE != 0
             && !equal_under(
@@ -79,6 +79,14 @@ fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> 
             )
         {
             return Ok(false);
+        }
+        if criteria & criteria::EITHER != 0 {
+            let (wanted, mask) = (asked_words!(either.address), asked_words!(either.mask));
+            if !equal_under(&addresses.source, &wanted, &mask)
+                && !equal_under(&addresses.destination, &wanted, &mask)
+            {
+                return Ok(false);
+            }
         }
     }
     if criteria & (criteria::PROTOCOL | criteria::PORTS) == 0 {

@@ -17,6 +17,7 @@ use crate::traffic::{Place, connection, send};
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("filters::by_header", || check(&BY_HEADER)),
+        trial("filters::by_expression", || check(&BY_EXPRESSION)),
         trial("filters::by_device_mark_and_namespace", || check(&BY_DEVICE)),
         trial("filters::tables_and_hooks_to_show", tables_and_hooks_to_show),
     ]
@@ -64,6 +65,37 @@ const BY_HEADER: [Case; 22] = [
     ("--dport 3333", ""),
     ("-6 --sport 1111 --dport 2222 --proto udp -s ::1", "6udp 6opts"),
     ("--src 10.77.1.2 --dport 4444", ""),
+];
+
+/// In tcpdump's syntax: what the programs decide, what user space does, and both together.
+const BY_EXPRESSION: [Case; 12] = [
+    ("host 10.77.1.2", "4in 4frag"),
+    ("tcp port 5555 or icmp6", "4tcp 6tcp 6ping"),
+    // Later fragments have no port at all.
+    (
+        "udp and not dst port 2222",
+        "4more 4mark 4out 4frag 6more 6mark 6out 6frag",
+    ),
+    // From left to right: IPv6 as well to 6666.
+    (
+        "ip and udp and dst port 2222 or 6666",
+        "4udp 4in 4frag 4mark 6mark",
+    ),
+    ("src net 127 and udp and less 130", "4udp"),
+    ("net fd77:0:0:2::/64", "6out"),
+    ("icmp[icmptype] = icmp-echo", "4ping"),
+    ("tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn", "4tcp 6tcp"),
+    ("ip6[6] = 60", "6opts"),
+    ("udp src port 1111 and ip6 and greater 1000", "6frag"),
+    (
+        "-o + dst port 4444 or 2222",
+        "4udp 4more 4out 6udp 6more 6out 6opts",
+    ),
+    // A packet is followed into the next namespace.
+    (
+        "not net 127 and not ip6 --table filter --hook INPUT",
+        "4in 4frag 4out",
+    ),
 ];
 
 const BY_DEVICE: [Case; 11] = [

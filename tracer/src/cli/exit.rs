@@ -90,6 +90,15 @@ impl Failure {
         }
     }
 
+    /// The same with another hint.
+    #[must_use]
+    pub fn or_hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..self
+        }
+    }
+
     /// How the process ends.
     #[must_use]
     pub fn exit(&self) -> Exit {

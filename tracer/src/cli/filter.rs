@@ -11,7 +11,9 @@ use std::{
 use clap::Args;
 use tracer_common::{Filter, HOOKS_ALL, IFNAME_LEN, Prefix, TABLE_NAME_LEN, TABLES_MAX, criteria, protocols};
 
+use super::exit::{Exit, Failure};
 use crate::{
+    filter::{Wanted, expression},
     kernel::preflight::Families,
     traversal::{Family, Hook},
 };
@@ -82,6 +84,9 @@ pub enum FilterError {
     /// Prefixes or flags of both families.
     #[error("{0} and {1} are of different address families: no packet has both")]
     Families(String, String),
+    /// An expression and flags, or parts of the expression, of both families.
+    #[error("{0} asks for IPv4 and IPv6 at once: no packet is both")]
+    NoFamily(String),
     /// Too many tables.
     #[error("more than {TABLES_MAX} tables")]
     Tables,
@@ -114,6 +119,34 @@ impl FilterArgs {
             ipv4: family == Family::Ipv4,
             ipv6: family == Family::Ipv6,
         })
+    }
+
+    /// The flags and an expression, whose words are joined with spaces; no words are no expression. Both have to
+    /// hold.
+    ///
+    /// # Errors
+    /// An expression that is none, or with which no packet can satisfy the flags; flags that make no filter.
+    pub fn wanted(&self, words: &[String]) -> Result<Wanted, Failure> {
+        let families = self.families().map_err(Failure::usage)?;
+        let filter = self.filter().map_err(Failure::usage)?;
+        let text = words.join(" ");
+        if text.trim().is_empty() {
+            return Ok(Wanted {
+                families,
+                filter,
+                rest: None,
+            });
+        }
+        let expression = expression::parse(&text).map_err(|error| {
+            let hint = error.hint().unwrap_or("`tracer trace --help` explains filters");
+            let hint = hint.to_owned();
+            Failure::hinted(Exit::Usage, error, hint)
+        })?;
+        let wanted = expression::lower(expression, families, filter);
+        if !wanted.families.ipv4 && !wanted.families.ipv6 {
+            return Err(Failure::usage(FilterError::NoFamily(text)));
+        }
+        Ok(wanted)
     }
 
     /// The filter for the programs.

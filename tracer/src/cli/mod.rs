@@ -31,6 +31,7 @@ const EXAMPLES: &str = "\
 Examples:
   tracer doctor                          can this machine be traced?
   tracer trace --port 32275              packets of this port, also after NAT
+  tracer trace 'tcp and not port 22'     a filter in tcpdump's syntax
   tracer trace -p icmp --duration 10s    ten seconds of pings
   tracer trace -t filter --hook FORWARD  what filter says of forwarded packets
   tracer trace --write node.rec          keep it all; tracer show node.rec
@@ -65,6 +66,18 @@ Formats:
   log   the lines that the kernel's TRACE target would log; what is not certain
         is in lines that begin with PARTIAL:
 
+Expressions:
+  As of tcpdump: host, net, port, portrange, proto with src or dst before them;
+  ip, ip6, tcp, udp, icmp, icmp6, sctp, esp, ah, gre; less, greater, len;
+  tcp[13], ip[2:2], tcp[tcpflags] & tcp-syn != 0; and, or, not, parentheses.
+  `and` and `or` bind alike, from left to right. Quote what the shell would eat.
+
+  Protocol, addresses and ports that all must hold are decided in the kernel,
+  like the flags, at next to no cost for other packets. Whatever has or, not or
+  a comparison in it is decided by tracer, exactly, on the packets that are
+  left: then a narrower part in front of it (tcp and …) keeps the load low.
+  Lengths count from the IP header.
+
 Ends with ^C, SIGTERM, --count or --duration, and then says on standard error
 what was lost, if anything was. SIGUSR1 says so while it runs.";
 
@@ -79,7 +92,7 @@ one as far as it is whole; both are said on standard error.
 Examples:
   tracer trace --port 32275 --write node.rec   on the node
   tracer show node.rec                         anywhere
-  tracer show node.rec -p tcp --format log     some of it, in another format
+  tracer show node.rec tcp --format log        some of it, in another format
   tracer show a.rec b.rec                      two nodes, by time of day";
 
 /// Runs the command that was typed.

@@ -9,11 +9,15 @@ use std::{
 use anyhow::anyhow;
 use tokio::time::Instant;
 
+use tracer_common::{End as RecordOfEnd, Traversal as Record, flags};
+
 use super::exit::{Exit, Failure};
 use crate::{
+    event,
     kernel::attach::Attached,
     output::Clock,
     recording::{Counted, CreateError, End, File, Host, RecordLayout, Writer},
+    traversal::Traversal,
 };
 
 /// A recording that is being written.
@@ -54,13 +58,33 @@ impl Recorder {
         })
     }
 
-    /// Keeps a traversal as the programs sent it.
-    pub(super) fn traversal(&mut self, bytes: &[u8]) {
+    /// Keeps a traversal as the programs sent it, but for its number among those of its packet: it counts those that
+    /// are kept.
+    pub(super) fn traversal(&mut self, bytes: &[u8], traversal: &Traversal) {
         self.traversals += 1;
-        self.file.record(bytes);
+        match Record::from_bytes(bytes) {
+            Some(mut record) if record.pass != traversal.pass => {
+                record.pass = traversal.pass;
+                record.flags &= !flags::FIRST;
+                record.flags |= if traversal.first { flags::FIRST } else { 0 };
+                self.file.record(record.bytes());
+            }
+            _ => self.file.record(bytes),
+        }
     }
 
-    /// Keeps a record of another kind: the end of a packet, the steps of a traversal.
+    /// Keeps the end of a packet, with the number of its traversals that were to be kept.
+    pub(super) fn end(&mut self, bytes: &[u8], end: &event::End) {
+        match RecordOfEnd::from_bytes(bytes) {
+            Some(mut record) if record.passes != end.passes => {
+                record.passes = end.passes;
+                self.file.record(record.bytes());
+            }
+            _ => self.file.record(bytes),
+        }
+    }
+
+    /// Keeps a record of another kind: the steps of a traversal.
     pub(super) fn other(&mut self, bytes: &[u8]) {
         self.file.record(bytes);
     }

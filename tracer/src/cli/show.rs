@@ -5,6 +5,7 @@ use std::{
     collections::BinaryHeap,
     fs,
     io::{self, Read, Write as _},
+    net::IpAddr,
     path::Path,
     sync::Arc,
 };
@@ -15,7 +16,7 @@ use clap::Args;
 use super::{
     exit::{Exit, Failure},
     filter::FilterArgs,
-    trace::{default_format, is_closed, paths_summary, stdout, summary},
+    trace::{default_format, is_closed, paths_summary, stdout, summary, undecided},
 };
 use crate::{
     event::Event,
@@ -32,9 +33,10 @@ use crate::{
 /// Arguments of `tracer show`.
 #[derive(Args, Clone, Debug)]
 pub struct ShowArgs {
-    /// Recordings of `tracer trace --write`; - is standard input. Several are merged by time of day
-    #[arg(value_name = "FILE", required = true)]
-    files: Vec<String>,
+    /// Recordings of `tracer trace --write`, several of them merged by time of day; then which packets to show, in
+    /// tcpdump's syntax: it begins with the first word that is no file. - is standard input
+    #[arg(value_name = "FILE... [EXPRESSION]", required = true)]
+    words: Vec<String>,
     #[command(flatten)]
     filter: FilterArgs,
     /// How to write results [default: tree on a terminal, else line]
@@ -51,11 +53,22 @@ pub struct ShowArgs {
 /// Flags that make no filter, a file that is no recording, damage within one (after showing what is whole), an
 /// output that fails.
 pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
-    let families = args.filter.families().map_err(Failure::usage)?;
-    let filter = args.filter.filter().map_err(Failure::usage)?;
+    let (files, expression) = files_and_expression(&args.words);
+    let wanted = args
+        .filter
+        .wanted(expression)
+        .map_err(|failure| match expression {
+            // A file that is not there is no expression either.
+            [word, ..]
+                if word.contains(['/', '.']) && !word.contains(' ') && word.parse::<IpAddr>().is_err() =>
+            {
+                failure.or_hint(format!("{word} is no file, so it was read as a filter"))
+            }
+            _ => failure,
+        })?;
     let format = args.format.unwrap_or_else(default_format);
     let mut recordings = Vec::new();
-    for (number, file) in args.files.iter().enumerate() {
+    for (number, file) in files.iter().enumerate() {
         let reader = open(file)?;
         recordings.push(Recording {
             file: file.clone(),
@@ -63,7 +76,7 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             node: None,
             shift_ns: 0,
             reader,
-            selection: Selection::new(families, filter),
+            selection: Selection::new(wanted.clone()),
             explainer: format.shows_rules().then(Explainer::default),
             recorded: Recorded::default(),
             witnesses: Witnesses::default(),
@@ -98,6 +111,13 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             "everything that is whole was shown",
         )),
     }
+}
+
+/// The first word is a file, and so is every further one that is there; what follows is an expression.
+fn files_and_expression(words: &[String]) -> (&[String], &[String]) {
+    let is_file = |word: &String| word == "-" || Path::new(word).exists();
+    let further = words.iter().skip(1).take_while(|word| is_file(word)).count();
+    words.split_at((1 + further).min(words.len()))
 }
 
 fn open(file: &str) -> Result<Reader<Box<dyn Read>>, Failure> {
@@ -219,7 +239,7 @@ impl Recording {
                     };
                     self.traversals += 1;
                     self.witnesses.complete(&mut traversal);
-                    if !self.selection.takes(&traversal) {
+                    if !self.selection.takes(&mut traversal) {
                         continue;
                     }
                     self.device_names.recall(&mut traversal);
@@ -277,12 +297,8 @@ impl Recording {
                 "{count} entries of kind {tag} skipped: made by a newer tracer"
             ));
         }
-        if self.selection.undecided > 0 {
-            say(format_args!(
-                "{} packets shown although their headers were not recorded far enough to decide",
-                self.selection.undecided
-            ));
-        }
+        text.push_str(&undecided(&self.selection));
+        let mut say = |line: std::fmt::Arguments<'_>| text.push_str(&format!("{line}\n"));
         for damage in &self.damages {
             say(format_args!("damaged: {damage}"));
         }

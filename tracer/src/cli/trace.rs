@@ -24,6 +24,7 @@ use super::{
 use crate::{
     event::Event,
     explain::{Explainer, Explanation},
+    filter::{Selection, Wanted},
     kernel::{
         attach::{Attached, Counts, Plan},
         devices::DeviceNames,
@@ -43,6 +44,9 @@ use crate::{
 /// Arguments of `tracer trace`.
 #[derive(Args, Clone, Debug)]
 pub struct TraceArgs {
+    /// Which packets to follow, in tcpdump's syntax: 'tcp port 80 and host 10.0.0.1'
+    #[arg(value_name = "EXPRESSION")]
+    expression: Vec<String>,
     #[command(flatten)]
     filter: FilterArgs,
     /// How to write results [default: tree on a terminal, else line; with --write nothing]
@@ -97,26 +101,25 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// Flags that make no filter, a machine that cannot be traced, a kernel that refuses, an output that fails.
 pub fn run(args: &TraceArgs, machine: &Machine) -> Result<(), Failure> {
-    let plan = plan(args, machine)?;
+    let wanted = args.filter.wanted(&args.expression)?;
+    let plan = plan(args, &wanted, machine)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start: event loop")?;
-    runtime.block_on(trace(args, &plan))
+    runtime.block_on(trace(args, wanted, &plan))
 }
 
 /// Looks at the flags and the machine, and decides what to attach.
-fn plan(args: &TraceArgs, machine: &Machine) -> Result<Plan, Failure> {
-    let families = args.filter.families().map_err(Failure::usage)?;
-    let filter = args.filter.filter().map_err(Failure::usage)?;
-    let report = preflight::check(machine, families);
-    let families = report.traceable(families);
+fn plan(args: &TraceArgs, wanted: &Wanted, machine: &Machine) -> Result<Plan, Failure> {
+    let report = preflight::check(machine, wanted.families);
+    let families = report.traceable(wanted.families);
     let nftables = report.traces_nftables();
     let absent = report.absent();
     let resolved = report.into_resolved()?;
     let mut plan = Plan {
         offsets: resolved.offsets,
-        filter,
+        filter: wanted.for_programs(),
         families,
         nftables,
         absent,
@@ -167,11 +170,11 @@ enum End {
     OutputClosed,
 }
 
-async fn trace(args: &TraceArgs, plan: &Plan) -> Result<(), Failure> {
+async fn trace(args: &TraceArgs, wanted: Wanted, plan: &Plan) -> Result<(), Failure> {
     // Before attaching, so that a signal at any later moment ends the trace in order.
     let mut signals = Signals::new().context("failed to start: signal handling")?;
     let mut attached = Attached::attach(plan)?;
-    let mut show = Show::new(args)?;
+    let mut show = Show::new(args, wanted)?;
     show.survey(&mut attached);
     // SAFETY: the descriptor is the ring buffer's, which `Attached` owns and never replaces.
     let attached = unsafe { AsyncFd::register_with_interest(attached, Interest::READABLE) };
@@ -300,6 +303,8 @@ struct Show {
     paths: Option<Paths>,
     witnesses: Witnesses,
     parts: Parts,
+    /// Where the programs cannot decide all.
+    selection: Option<Selection>,
     device_names: DeviceNames,
     results: u64,
     results_max: Option<u64>,
@@ -312,7 +317,7 @@ struct Paths {
 }
 
 impl Show {
-    fn new(args: &TraceArgs) -> Result<Self, Failure> {
+    fn new(args: &TraceArgs, wanted: Wanted) -> Result<Self, Failure> {
         let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
         let clock = Clock::system();
         let recorder = match &args.write {
@@ -340,6 +345,7 @@ impl Show {
             }),
             witnesses: Witnesses::default(),
             parts: Parts::default(),
+            selection: wanted.rest.is_some().then(|| Selection::new(wanted)),
             device_names: DeviceNames::default(),
             results: 0,
             results_max: args.count,
@@ -384,14 +390,16 @@ impl Show {
                     Some(whole) => whole,
                     None => {
                         if let Some(recorder) = &mut self.recorder {
-                            recorder.traversal(&self.raw);
+                            recorder.other(&self.raw);
                         }
                         continue;
                     }
                 },
-                Event::End(_) => {
-                    if let Some(recorder) = &mut self.recorder {
-                        recorder.other(&self.raw);
+                Event::End(mut end) => {
+                    let selection = self.selection.as_mut();
+                    let taken = selection.is_none_or(|selection| selection.takes_end(&mut end));
+                    if let (true, Some(recorder)) = (taken, &mut self.recorder) {
+                        recorder.end(&self.raw, &end);
                     }
                     continue;
                 }
@@ -404,6 +412,11 @@ impl Show {
                 }
             };
             self.witnesses.complete(&mut traversal);
+            if let Some(selection) = &mut self.selection
+                && !selection.takes(&mut traversal)
+            {
+                continue;
+            }
             let explanation = self.explain(&mut traversal, attached);
             if let Some(output) = &mut self.output
                 && is_closed(output.traversal(&traversal, explanation.as_ref()))?
@@ -458,7 +471,7 @@ impl Show {
                 None
             }
         };
-        recorder.traversal(&self.raw);
+        recorder.traversal(&self.raw, traversal);
         explanation
     }
 
@@ -499,6 +512,9 @@ impl Show {
             Ok(counts) => summary(self.results, done, &counts),
             Err(error) => format!("{} traversals; losses unknown: {error}\n", self.results),
         };
+        if let Some(selection) = &self.selection {
+            text.push_str(&undecided(selection));
+        }
         if let Some(Paths { explainer, rules }) = &self.paths {
             if self.output.is_some() {
                 text.push_str(&paths_summary(explainer));
@@ -542,6 +558,15 @@ pub(super) fn stdout() -> Box<dyn io::Write> {
 }
 
 /// How many paths are certain, and how they compare with the kernel's own steps.
+/// What the filter could not decide, if anything.
+pub(super) fn undecided(selection: &Selection) -> String {
+    match selection.undecided {
+        0 => String::new(),
+        count => format!("{count} packets followed although too little of them was recorded to decide\n"),
+    }
+}
+
+/// How many paths are certain.
 pub(super) fn paths_summary(explainer: &Explainer) -> String {
     let paths = format!(
         "paths: {} complete, {} partial\n",

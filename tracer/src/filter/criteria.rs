@@ -12,6 +12,8 @@ pub(super) fn satisfied(filter: &Filter, traversal: &Traversal) -> Option<bool> 
     let addresses = headers.addresses();
     let source = addresses.map(|(source, _)| within(&source, &filter.source));
     let destination = addresses.map(|(_, destination)| within(&destination, &filter.destination));
+    let either = addresses
+        .map(|(source, destination)| within(&source, &filter.either) || within(&destination, &filter.either));
     let ports = |holds: &dyn Fn(u16, u16) -> bool| {
         let ports = headers.ports()?;
         Some(ports.is_some_and(|(source, destination)| holds(source, destination)))
@@ -45,6 +47,11 @@ pub(super) fn satisfied(filter: &Filter, traversal: &Traversal) -> Option<bool> 
         },
         if asked(criteria::DESTINATION) {
             destination
+        } else {
+            Some(true)
+        },
+        if asked(criteria::EITHER) {
+            either
         } else {
             Some(true)
         },

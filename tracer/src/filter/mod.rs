@@ -4,11 +4,12 @@
 //! Answers are `Option<bool>`: `None` where the bytes that would decide were not recorded.
 
 mod criteria;
+pub mod expression;
 mod headers;
 mod selection;
 
 pub use headers::{Headers, Transport};
-pub use selection::Selection;
+pub use selection::{Selection, Wanted};
 
 /// Whether all hold, as far as is known.
 fn all(answers: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {

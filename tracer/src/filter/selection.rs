@@ -1,89 +1,138 @@
 //! Which traversals are shown: those of packets that satisfied the filter at some table, from there on.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use tracer_common::Filter;
 
-use super::{all, criteria};
+use super::{Headers, all, criteria, expression::Expression};
 use crate::{
+    event::End,
     kernel::preflight::Families,
     traversal::{PacketId, Traversal},
 };
 
-/// Packets of which is known that they are followed. Of one that is seen again after so many others it is decided
+/// Packets of which is known whether they are followed. Of one that is seen again after so many others it is decided
 /// anew.
-const FOLLOWED_MAX: usize = 1_000_000;
+const PACKETS_MAX: usize = 1_000_000;
 
-/// Selects traversals as the programs do.
+/// Which packets to follow, and which of their traversals to show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The families that are left.
+    pub families: Families,
+    /// What the programs can decide.
+    pub filter: Filter,
+    /// What they cannot: it has to hold too, at the same table.
+    pub rest: Option<Expression>,
+}
+
+impl Wanted {
+    /// The filter for the programs. Where they cannot decide all, every table of a packet is needed to decide.
+    #[must_use]
+    pub fn for_programs(&self) -> Filter {
+        let Filter {
+            hooks,
+            tables_len,
+            tables,
+            ..
+        } = Filter::EVERYTHING;
+        match self.rest {
+            None => self.filter,
+            Some(_) => Filter {
+                hooks,
+                tables_len,
+                tables,
+                ..self.filter
+            },
+        }
+    }
+}
+
+/// Selects from what was recorded, as the programs would have if they could decide all.
 #[derive(Debug)]
 pub struct Selection {
-    families: Families,
-    filter: Filter,
-    followed: Recent,
+    wanted: Wanted,
+    packets: Packets,
     /// Packets that are followed because what would decide was not recorded.
     pub undecided: u64,
 }
 
 impl Selection {
-    /// By the flags of the command line.
+    /// Nothing was seen yet.
     #[must_use]
-    pub fn new(families: Families, filter: Filter) -> Self {
+    pub fn new(wanted: Wanted) -> Self {
         Self {
-            families,
-            filter,
-            followed: Recent::default(),
+            wanted,
+            packets: Packets::default(),
             undecided: 0,
         }
     }
 
-    /// Whether to show a traversal. Asked in the order in which they happened.
-    pub fn takes(&mut self, traversal: &Traversal) -> bool {
-        self.follows(traversal) && criteria::in_scope(&self.filter, traversal)
+    /// Whether to show a traversal. Asked in the order in which they happened. The packet's traversals are counted
+    /// anew, from the first that is shown.
+    pub fn takes(&mut self, traversal: &mut Traversal) -> bool {
+        let mut known = self.packets.get(traversal.packet).unwrap_or_default();
+        known.followed = known.followed || self.satisfies(traversal);
+        let shown = known.followed && criteria::in_scope(&self.wanted.filter, traversal);
+        traversal.pass = traversal.pass.saturating_sub(known.dropped);
+        traversal.first = traversal.pass <= 1;
+        known.dropped += u32::from(!shown);
+        self.packets.set(traversal.packet, known);
+        shown
     }
 
-    fn follows(&mut self, traversal: &Traversal) -> bool {
-        if self.followed.contains(traversal.packet) {
-            return true;
-        }
-        let satisfied = all([
-            Some(self.families.contains(traversal.family)),
-            criteria::satisfied(&self.filter, traversal),
+    /// Whether to tell the end of a packet.
+    pub fn takes_end(&mut self, end: &mut End) -> bool {
+        let known = self.packets.end(end.packet).unwrap_or_default();
+        end.passes = end.passes.saturating_sub(known.dropped);
+        known.followed
+    }
+
+    fn satisfies(&mut self, traversal: &Traversal) -> bool {
+        let rest = self.wanted.rest.as_ref();
+        let satisfies = all([
+            Some(self.wanted.families.contains(traversal.family)),
+            criteria::satisfied(&self.wanted.filter, traversal),
+            rest.map_or(Some(true), |rest| rest.holds(&Headers::of(traversal))),
         ]);
-        if satisfied.is_none() {
+        if satisfies.is_none() {
             self.undecided += 1;
         }
         // What may be wanted is shown rather than lost.
-        let follows = satisfied != Some(false);
-        if follows {
-            self.followed.insert(traversal.packet);
-        }
-        follows
+        satisfies != Some(false)
     }
+}
+
+/// What is known of a packet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    followed: bool,
+    /// How many of its traversals came and were not shown.
+    dropped: u32,
 }
 
 /// The packets that were seen last. Memory is bounded: two generations of half the limit, the older one dropped.
 #[derive(Debug, Default)]
-struct Recent {
-    now: HashSet<PacketId>,
-    before: HashSet<PacketId>,
+struct Packets {
+    now: HashMap<PacketId, Known>,
+    before: HashMap<PacketId, Known>,
 }
 
-impl Recent {
-    fn contains(&mut self, packet: PacketId) -> bool {
-        if self.now.contains(&packet) {
-            return true;
-        }
-        let before = self.before.contains(&packet);
-        if before {
-            self.insert(packet);
-        }
-        before
+impl Packets {
+    fn get(&self, packet: PacketId) -> Option<Known> {
+        let found = self.now.get(&packet).or_else(|| self.before.get(&packet));
+        found.copied()
     }
 
-    fn insert(&mut self, packet: PacketId) {
-        if self.now.len() >= FOLLOWED_MAX / 2 {
+    fn set(&mut self, packet: PacketId, known: Known) {
+        if self.now.len() >= PACKETS_MAX / 2 && !self.now.contains_key(&packet) {
             self.before = std::mem::take(&mut self.now);
         }
-        self.now.insert(packet);
+        self.now.insert(packet, known);
+    }
+
+    fn end(&mut self, packet: PacketId) -> Option<Known> {
+        let before = self.before.remove(&packet);
+        self.now.remove(&packet).or(before)
     }
 }
