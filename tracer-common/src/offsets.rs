@@ -80,6 +80,9 @@ pub struct Offsets {
     /// `xt_table_info.entries`: offsets of rules count from here
     pub table_info_entries: u32,
 
+    /// `tcphdr.ae`, in bits; [`ABSENT`] in kernels without AccECN
+    pub tcp_ae: u32,
+
     /// `xt_action_param.matchinfo`, which is `targinfo` for a target
     pub param_info: u32,
     /// `xt_action_param.state`
@@ -188,6 +191,7 @@ impl Offsets {
         table_private: ABSENT,
         table_name: ABSENT,
         table_info_entries: ABSENT,
+        tcp_ae: ABSENT,
         param_info: ABSENT,
         param_state: ABSENT,
         param_hotdrop: ABSENT,
@@ -225,4 +229,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 65 * 4);
+const _: () = assert!(size_of::<Offsets>() == 66 * 4);

@@ -162,6 +162,8 @@ pub mod flags {
     /// The traversal goes on: `observed` is full and a record with the next `part` follows. What is only known at
     /// return is zero.
     pub const CONTINUES: u32 = 1 << 10;
+    /// The kernel's log names the TCP flag AE, which older kernels count among the reserved bits.
+    pub const NAMES_AE: u32 = 1 << 11;
 }
 
 /// One packet's way through one table at one hook: from entry into `ipt_do_table` or `ip6t_do_table` to

@@ -173,6 +173,9 @@ fn fill_devices(frame: &mut Traversal, state: u64) -> Result<(), Gap> {
 
 #[inline(always)]
 fn fill_packet(frame: &mut Traversal, skb: Skb, network_header: u64) -> Result<(), Gap> {
+    if offset!(tcp_ae) != ABSENT {
+        frame.flags |= flags::NAMES_AE;
+    }
     frame.mark_before = skb.mark()?;
     frame.packet_len = skb.len()?;
     let linear_len = skb.linear_len(network_header)?;

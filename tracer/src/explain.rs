@@ -4,13 +4,12 @@
 //! names), when the first record of it arrives. A record whose generation is gone by then has no path, and
 //! says so.
 
+mod gone;
 mod verification;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
+pub(crate) use self::gone::Gone;
 pub use self::verification::Verification;
 use crate::{
     nftables::explain::{Explained, Explainer as OfNftables, Rules as NftablesRules},
@@ -21,8 +20,6 @@ use crate::{
 
 /// Generations kept for each table. A record may arrive after the next replacement was read.
 const GENERATIONS_KEPT: usize = 4;
-/// Generations that cannot be read any more of which this is known, over all tables.
-const GONE_KEPT: usize = 64;
 /// Tables kept in all, over every network namespace.
 const TABLES_KEPT: usize = 4096;
 
@@ -105,9 +102,8 @@ type TableKey = (u32, Family, String);
 pub struct Explainer {
     /// The generations of each table that were read, the latest last.
     tables: HashMap<TableKey, Vec<(Generation, Arc<Rules>)>>,
-    /// Generations that were replaced before they could be read: asking again would not bring them back, and where
-    /// rules are replaced often there is no time for that.
-    gone: VecDeque<Generation>,
+    /// Generations that could not be read, and why.
+    gone: Gone<Generation>,
     /// The same for nf_tables.
     nftables: OfNftables,
     /// Records that were explained completely.
@@ -180,19 +176,18 @@ impl Explainer {
         {
             return Ok(Arc::clone(rules));
         }
-        if self.gone.contains(&traversal.generation) {
-            return Err(NoRules::Replaced);
+        if let Some(why) = self.gone.why(&traversal.generation, traversal.left_ns) {
+            return Err(why);
         }
-        let (generation, rules) = source.read(traversal.netns, traversal.family, &traversal.table)?;
+        let read = source.read(traversal.netns, traversal.family, &traversal.table);
+        let (generation, now_ns) = (traversal.generation, traversal.left_ns);
+        let (read, rules) = read.inspect_err(|why| self.gone.note(generation, why.clone(), now_ns))?;
         let rules = Arc::new(rules);
-        self.remember(key, generation, Arc::clone(&rules));
-        if generation == traversal.generation {
+        self.remember(key, read, Arc::clone(&rules));
+        if read == generation {
             Ok(rules)
         } else {
-            if self.gone.len() >= GONE_KEPT {
-                self.gone.pop_front();
-            }
-            self.gone.push_back(traversal.generation);
+            self.gone.note(generation, NoRules::Replaced, now_ns);
             Err(NoRules::Replaced)
         }
     }

@@ -391,6 +391,9 @@ pub struct Traversal {
     pub incomplete: bool,
     /// Whether there was no room to follow the packet beyond this traversal.
     pub not_followed: bool,
+    /// Whether the kernel's log names the TCP flag AE. The commit that gave `struct tcphdr` a member for it (AccECN)
+    /// had it logged; before, it is one of the reserved bits.
+    pub names_ae: bool,
     /// The steps as the kernel took them, where they were witnessed.
     pub witness: Option<Witness>,
 }
@@ -487,6 +490,7 @@ impl Traversal {
             part: (record.part, has(flags::CONTINUES)),
             incomplete: has(flags::READ_FAILED) || (record.conntrack != 0 && !has(flags::CONNTRACK)),
             not_followed: has(flags::NOT_FOLLOWED),
+            names_ae: has(flags::NAMES_AE),
             witness: None,
         })
     }

@@ -1,22 +1,83 @@
 //! What a line says about the packet besides its way: owner, length, connection.
 
+use std::os::fd::AsRawFd as _;
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use super::trial;
+use crate::account::Selection;
 use crate::neighbours::{FAMILIES, Family};
 use crate::tracer::{Line, THIS_NETNS, Tracer};
-use crate::traffic::{Place, datagram, send};
+use crate::traffic::{Place, datagram, send, stay_on_processor};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("fields::owner_and_length", owner_and_length),
         trial("fields::states_of_connections", states_of_connections),
         trial("fields::no_state_without_tracking", no_state_without_tracking),
+        trial("fields::every_tcp_flag_is_logged", every_tcp_flag_is_logged),
     ]
+}
+
+/// A segment with each combination of the bits that only some kernels name: the line is the running kernel's.
+fn every_tcp_flag_is_logged() -> Result<()> {
+    const FROM: u16 = 7201;
+
+    stay_on_processor(0)?;
+    Family::V4.restore("*filter\nCOMMIT\n")?;
+    let selection = Selection {
+        family: Family::V4,
+        matches: "-p tcp --sport 7201",
+        filter: "--proto tcp --sport 7201",
+    };
+    selection.log()?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::Raw,
+    )
+    .context("failed to open: raw socket")?;
+    let lines = selection.compare(|_| {
+        for reserved in 0..16 {
+            // The kernel fills in lengths and the checksum of the IP header; nobody looks at the other.
+            let mut packet = vec![
+                0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1,
+            ];
+            packet.extend(FROM.to_be_bytes());
+            packet.extend([
+                0,
+                9,
+                0,
+                0,
+                0,
+                1,
+                0,
+                0,
+                0,
+                2,
+                0x50 | reserved,
+                0x04,
+                4,
+                0,
+                0,
+                0,
+                0,
+                0,
+            ]);
+            let to = SockaddrIn::new(127, 0, 0, 1, 0);
+            sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty()).context("failed to send: packet")?;
+        }
+        Ok(())
+    })?;
+    ensure!(lines.len() >= 16, "{} lines", lines.len());
+    Ok(())
 }
 
 /// The owner is shown wherever the packet has its socket, that is until it leaves or is received.

@@ -146,6 +146,13 @@ fn second_source(machine: &Machine, plan: &Plan, trace_bit: Option<u32>) -> Resu
             )
         })
         .collect();
+    if reasons.is_empty() && places.is_empty() {
+        return Err(Failure::hinted(
+            Exit::Lacking,
+            anyhow!("failed to verify: there are no legacy tables, and only their paths are replayed"),
+            "trace without --verify: the steps of nf_tables are the kernel's own",
+        ));
+    }
     if places.is_empty() {
         return Err(Failure::hinted(
             Exit::Lacking,

@@ -318,6 +318,7 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>, backends: Backends) -> Re
     let nftables = backends
         .nftables
         .then(|| nft::resolve(vmlinux, modules, &mut offsets, &mut sources).map_err(Arc::new));
+    offsets.tcp_ae = vmlinux.bit("tcphdr", "ae").unwrap_or(ABSENT);
     Ok(Resolved {
         offsets,
         signature,
@@ -466,6 +467,7 @@ pub(crate) mod tests {
             &[("skc_state", int, 18), ("skc_net", common_net, 48)],
         );
         b.structure("sock", &[("__sk_common", common, 0), ("sk_socket", int, 600)]);
+        b.structure_with_bits("tcphdr", &[("ae", int, 96, 1)]);
         more(&mut b);
         b.bytes()
     }
@@ -540,7 +542,7 @@ pub(crate) mod tests {
             .count();
         assert_eq!(absent, NFTABLES_LEN);
         assert_eq!(
-            resolved.sources.len() + 3 + NFTABLES_LEN,
+            resolved.sources.len() + 4 + NFTABLES_LEN,
             size_of::<Offsets>() / 4
         );
         assert_eq!(resolved.offsets.net_inum, 48);

@@ -1,9 +1,6 @@
 //! From a record of a base chain to its path: finds the rules that were in force and follows the steps through them.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     model::{Ruleset, Table},
@@ -11,15 +8,13 @@ use super::{
     walk::{Doubt, walk},
 };
 use crate::{
-    explain::{NoRules, Source},
+    explain::{Gone, NoRules, Source},
     passage::Step,
     traversal::Traversal,
 };
 
 /// Generations kept for each namespace. A record may arrive after the next commit was read.
 const GENERATIONS_KEPT: usize = 4;
-/// Generations that cannot be read any more of which this is known.
-const GONE_KEPT: usize = 64;
 /// Namespaces kept.
 const NAMESPACES_KEPT: usize = 4096;
 
@@ -46,8 +41,8 @@ pub struct Explained {
 pub struct Explainer {
     /// By namespace, the latest last.
     known: HashMap<u32, Vec<(u64, Arc<Rules>)>>,
-    /// What was replaced before it could be read: asking again would not bring it back.
-    gone: VecDeque<(u32, u64)>,
+    /// What could not be read.
+    gone: Gone<(u32, u64)>,
 }
 
 impl Explainer {
@@ -95,19 +90,18 @@ impl Explainer {
         if let Some((_, rules)) = known.into_iter().find(|(made_ns, _)| *made_ns == wanted.1) {
             return Ok(Arc::clone(rules));
         }
-        if self.gone.contains(&wanted) {
-            return Err(NoRules::Replaced);
+        if let Some(why) = self.gone.why(&wanted, traversal.left_ns) {
+            return Err(why);
         }
-        let (generation, rules) = source.read_nftables(traversal.netns)?;
+        let read = source.read_nftables(traversal.netns);
+        let (generation, rules) =
+            read.inspect_err(|why| self.gone.note(wanted, why.clone(), traversal.left_ns))?;
         let made_ns = generation.made_ns;
         let rules = self.learn(traversal.netns, made_ns, rules);
         if made_ns == wanted.1 {
             return Ok(rules);
         }
-        if self.gone.len() >= GONE_KEPT {
-            self.gone.pop_front();
-        }
-        self.gone.push_back(wanted);
+        self.gone.note(wanted, NoRules::Replaced, traversal.left_ns);
         Err(NoRules::Replaced)
     }
 

@@ -8,8 +8,7 @@
 //! `nf_log_common.c`, `nf_log_ipv4.c` and `nf_log_ipv6.c`. `ipt_do_table` asks for `NF_LOG_DEFAULT_MASK`: TCP
 //! sequence numbers and options, IP options and the owner, but no decoded MAC addresses. The text is that of
 //! 7.x, as `/dev/kmsg` shows it. Older kernels differ in one point that a packet can show: in 6.12 and before,
-//! the TCP bit AE is part of `RES=` (0x04) and is not named. A kernel that names it has the member `ae` in its
-//! `struct tcphdr`.
+//! the TCP bit AE is part of `RES=` (0x04) and is not named; which kernel it was the record says.
 //!
 //! Where a bridge hands its packets to the IP tables the kernel adds its ports, `PHYSIN=` and `PHYSOUT=`
 //! (`nf_log_dump_packet_common`).

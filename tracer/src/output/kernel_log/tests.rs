@@ -15,6 +15,8 @@ fn record(family: u8, packet: &[u8]) -> Record {
     let mut record = Record {
         family,
         packet_len: u32::try_from(packet.len()).unwrap(),
+        // The recorded logs are a kernel's that names it.
+        flags: flags::NAMES_AE,
         ..Record::EMPTY
     };
     let len = packet.len().min(HEADERS_LEN_MAX);
@@ -228,7 +230,7 @@ fn packets_over_loopback_come_out_as_the_kernel_logged_them() {
             let prefix = if expected.contains("raw:OUTPUT") {
                 record.out_ifindex = 1;
                 record.out_device[..2].copy_from_slice(b"lo");
-                record.flags = flags::OWNER;
+                record.flags |= flags::OWNER;
                 "raw:OUTPUT:policy:2"
             } else {
                 let ethertype: u16 = if sent.family == 2 { 0x0800 } else { 0x86dd };
@@ -424,7 +426,7 @@ fn check(family: u8, bytes: &[u8], packet_len: u32, at: usize) {
     let bytes = &bytes[..bytes.len().min(HEADERS_LEN_MAX)];
     let mut record = record(family, bytes);
     record.packet_len = packet_len;
-    record.flags = flags::OWNER;
+    record.flags |= flags::OWNER;
     let traversal = decode(&record);
     let write = |headers: &[u8]| {
         let mut text = String::new();
@@ -497,4 +499,19 @@ fn arbitrary_records_never_panic() {
             let _ = written(&record);
         }
     });
+}
+
+#[test]
+fn a_kernel_that_does_not_name_ae_counts_it_among_the_reserved_bits() {
+    let mut packet = vec![0x45, 0, 0, 40, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    packet.extend([0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 2, 0x5f, 0x02, 4, 0, 0, 0, 0, 0]);
+    let mut record = record(2, &packet);
+    let said = |record: &Record| {
+        let (text, result) = written(record);
+        assert_eq!(result, Ok(()), "{text}");
+        text[text.find("RES=").unwrap()..].to_owned()
+    };
+    assert_eq!(said(&record), "RES=0x38 AE SYN URGP=0 ");
+    record.flags &= !flags::NAMES_AE;
+    assert_eq!(said(&record), "RES=0x3c SYN URGP=0 ");
 }

@@ -9,13 +9,14 @@ use super::{
 
 const PROTOCOL_UDP: u8 = 17;
 
-/// `TCP_RESERVED_BITS`, `include/uapi/linux/tcp.h`. Before `struct tcphdr` had the member `ae` it was
-/// `0x0f00_0000`.
+/// `TCP_RESERVED_BITS`, `include/uapi/linux/tcp.h`, since `struct tcphdr` has the member `ae`, and before.
 const TCP_RESERVED: u32 = 0x0e00_0000;
+const TCP_RESERVED_WITH_AE: u32 = 0x0f00_0000;
+const TCP_AE: u16 = 0x100;
 
 /// In the order in which the kernel names them; the bits are those of the header's bytes 12 and 13.
 const TCP_FLAGS: [(u16, &str); 9] = [
-    (0x100, "AE "),
+    (TCP_AE, "AE "),
     (0x080, "CWR "),
     (0x040, "ECE "),
     (0x020, "URG "),
@@ -38,6 +39,12 @@ impl Log<'_> {
             self.add_incomplete(start);
             return Ok(Break(()));
         };
+        let names_ae = self.traversal.names_ae;
+        let reserved = if names_ae {
+            TCP_RESERVED
+        } else {
+            TCP_RESERVED_WITH_AE
+        };
         self.add(format_args!(
             "SPT={} DPT={} SEQ={} ACK={} WINDOW={} RES=0x{:02x} ",
             u16_at(header, 0),
@@ -45,10 +52,10 @@ impl Log<'_> {
             u32_at(header, 4),
             u32_at(header, 8),
             u16_at(header, 14),
-            (u32_at(header, 12) & TCP_RESERVED) >> 22
+            (u32_at(header, 12) & reserved) >> 22
         ));
         for (flag, name) in TCP_FLAGS {
-            if u16_at(header, 12) & flag != 0 {
+            if u16_at(header, 12) & flag != 0 && (names_ae || flag != TCP_AE) {
                 self.add(format_args!("{name}"));
             }
         }
