@@ -90,8 +90,14 @@ impl Tracer {
             File::create(&path).with_context(|| format!("failed to create: {}", path.display()))
         };
         let ready = files.path().join("ready");
+        // Scenarios look at each table on its own, unless they say otherwise.
+        let by_table = ["--format", "tables"];
+        let by_table = by_table
+            .iter()
+            .filter(|_| !arguments.contains("--format ") && !arguments.contains("--write "));
         let child = Command::new("tracer")
             .arg("trace")
+            .args(by_table)
             .args(arguments.split_whitespace())
             .arg("--ready-file")
             .arg(&ready)
@@ -186,7 +192,7 @@ impl Tracer {
         Report::read(&shown, said)
     }
 
-    /// The same for formats other than `line`.
+    /// The same for formats other than `tables`.
     ///
     /// # Errors
     ///

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod event;
 pub mod explain;
 pub mod filter;
+pub mod journey;
 pub mod kernel;
 pub mod nftables;
 pub mod output;

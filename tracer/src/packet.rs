@@ -1,6 +1,7 @@
 //! What a packet's headers say to a person: addresses, protocol, ports, flags.
 
 use std::{
+    borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -96,6 +97,45 @@ impl Packet {
     }
 }
 
+impl Packet {
+    /// Gives it another source, as NAT does; a port only where it has ports.
+    pub fn set_source(&mut self, address: IpAddr, port: Option<u16>) {
+        self.source = address;
+        if let (Some(port), Transport::Tcp { source, .. } | Transport::Ports { source, .. }) =
+            (port, &mut self.transport)
+        {
+            *source = port;
+        }
+    }
+
+    /// Gives it another destination.
+    pub fn set_destination(&mut self, address: IpAddr, port: Option<u16>) {
+        self.destination = address;
+        if let (Some(port), Transport::Tcp { destination, .. } | Transport::Ports { destination, .. }) =
+            (port, &mut self.transport)
+        {
+            *destination = port;
+        }
+    }
+
+    /// Name of the protocol: `TCP`, or `proto-89`.
+    #[must_use]
+    pub fn protocol_name(&self) -> Cow<'static, str> {
+        match self.protocol {
+            1 => "ICMP".into(),
+            6 => "TCP".into(),
+            17 => "UDP".into(),
+            33 => "DCCP".into(),
+            50 => "ESP".into(),
+            51 => "AH".into(),
+            58 => "ICMPv6".into(),
+            132 => "SCTP".into(),
+            136 => "UDP-Lite".into(),
+            other => format!("proto-{other}").into(),
+        }
+    }
+}
+
 impl Transport {
     fn parse(protocol: IpNumber, offset_bytes: u32, header: &[u8]) -> Self {
         if offset_bytes != 0 {
@@ -129,18 +169,7 @@ impl Transport {
 impl fmt::Display for Packet {
     /// `TCP 10.0.0.1:44522 > 10.0.0.2:80 SYN`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.protocol {
-            1 => f.write_str("ICMP")?,
-            6 => f.write_str("TCP")?,
-            17 => f.write_str("UDP")?,
-            33 => f.write_str("DCCP")?,
-            50 => f.write_str("ESP")?,
-            51 => f.write_str("AH")?,
-            58 => f.write_str("ICMPv6")?,
-            132 => f.write_str("SCTP")?,
-            136 => f.write_str("UDP-Lite")?,
-            other => write!(f, "proto-{other}")?,
-        }
+        f.write_str(&self.protocol_name())?;
         match self.transport {
             Transport::Tcp {
                 source,
@@ -187,21 +216,26 @@ struct TcpFlags(u8);
 
 impl fmt::Display for TcpFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [(u8, &str); 8] = [
-            (0x80, "CWR"),
-            (0x40, "ECE"),
-            (0x20, "URG"),
-            (0x10, "ACK"),
-            (0x08, "PSH"),
-            (0x04, "RST"),
-            (0x02, "SYN"),
-            (0x01, "FIN"),
-        ];
-        NAMES
-            .iter()
-            .filter(|(bit, _)| self.0 & bit != 0)
-            .try_for_each(|(_, name)| write!(f, " {name}"))
+        tcp_flag_names(self.0).try_for_each(|name| write!(f, " {name}"))
     }
+}
+
+/// Names of the TCP flags that are set, in the order in which the kernel's log prints them.
+pub(crate) fn tcp_flag_names(flags: u8) -> impl Iterator<Item = &'static str> {
+    const NAMES: [(u8, &str); 8] = [
+        (0x80, "CWR"),
+        (0x40, "ECE"),
+        (0x20, "URG"),
+        (0x10, "ACK"),
+        (0x08, "PSH"),
+        (0x04, "RST"),
+        (0x02, "SYN"),
+        (0x01, "FIN"),
+    ];
+    NAMES
+        .into_iter()
+        .filter(move |(bit, _)| flags & bit != 0)
+        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

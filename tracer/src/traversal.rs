@@ -286,6 +286,12 @@ impl PacketId {
         self.skb
     }
 
+    /// Number of the recording that it is from.
+    #[must_use]
+    pub fn recording(self) -> u32 {
+        self.recording
+    }
+
     /// When it was first seen, `CLOCK_MONOTONIC`.
     #[must_use]
     pub fn born_ns(self) -> u64 {

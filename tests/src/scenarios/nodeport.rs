@@ -137,19 +137,27 @@ fn as_a_tree() -> Result<()> {
     Ok(())
 }
 
-/// A tree with names for what is another one each time: the port of the client, and the time, which stands before
-/// a table.
+/// A tree with names for what is another one each time: the port of the client, the time, which stands before a
+/// table, and how long it took, which stands last.
 fn without_accidents(tree: &str) -> Result<String> {
     /// `11:49:28.577233`
     const TIME_LEN: usize = 15;
 
     let source = tree.split_whitespace().nth(2).context("no packet")?;
     let (_, port) = source.rsplit_once(':').context("no port")?;
-    let line = |line: &str| match line.strip_prefix("  ") {
-        Some(table) if table.starts_with(|first: char| first.is_ascii_digit()) => {
-            format!("  TIME{}\n", table.get(TIME_LEN..).unwrap_or_default())
+    let timed = |line: &str| {
+        let (rest, _) = line.rsplit_once(' ').unwrap_or((line, ""));
+        format!("{rest} TOOK\n")
+    };
+    let line = |line: &str| {
+        let line = line.replace(&format!(":{port}"), ":PORT");
+        match line.strip_prefix("  ") {
+            Some(table) if table.starts_with(|first: char| first.is_ascii_digit()) => {
+                timed(&format!("  TIME{}", table.get(TIME_LEN..).unwrap_or_default()))
+            }
+            Some(end) if end.starts_with("= ") => timed(&line),
+            _ => line + "\n",
         }
-        _ => line.replace(&format!(":{port} "), ":PORT ") + "\n",
     };
     Ok(tree.lines().map(line).collect())
 }

@@ -75,7 +75,7 @@ fn filtered_afterwards() -> Result<()> {
     }
     let mut arguments: Vec<String> = FILTERS
         .iter()
-        .map(|filter| format!("{filter} {THIS_NETNS} --format line --ring-kib 256"))
+        .map(|filter| format!("{filter} {THIS_NETNS} --format tables --ring-kib 256"))
         .collect();
     arguments.push(format!("{THIS_NETNS} --write {all}"));
     let mut tracers = Tracer::start_all(&arguments)?;
@@ -91,7 +91,7 @@ fn filtered_afterwards() -> Result<()> {
         recorded.shown
     );
     for (live, filter) in Tracer::stop_all(tracers)?.into_iter().zip(FILTERS) {
-        let (code, recorded) = show(&format!("{all} {filter} --format line"))?;
+        let (code, recorded) = show(&format!("{all} {filter} --format tables"))?;
         ensure!(code == Some(exit::DONE), "{filter}: {}", recorded.said);
         let what = |report: &Report| -> Vec<String> {
             let mut steps: Vec<String> = report
@@ -178,7 +178,7 @@ fn on_a_full_disk() -> Result<()> {
         said.contains("No space left on device") && said.contains("hint: `tracer show "),
         "{said}"
     );
-    let (code, text) = show(&format!("{} --format line", file.display()))?;
+    let (code, text) = show(&format!("{} --format tables", file.display()))?;
     ensure!(code == Some(exit::DONE), "{}", text.said);
     ensure!(
         !text.shown.is_empty() && !text.said.contains("damaged"),

@@ -134,7 +134,7 @@ fn on_all_processors() -> Result<()> {
         .iter()
         .map(|family| Place::Here.udp(family.loopback(), 6010))
         .collect::<Result<Vec<_>>>()?;
-    let tracer = Tracer::start(&format!("--verify --format line --ring-kib 65536 {THIS_NETNS}"))?;
+    let tracer = Tracer::start(&format!("--verify --format tables --ring-kib 65536 {THIS_NETNS}"))?;
     thread::scope(|scope| {
         let threads: Vec<_> = [0, 1, 2, 3]
             .map(|number| {

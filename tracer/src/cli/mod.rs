@@ -4,6 +4,7 @@ pub mod doctor;
 pub mod exit;
 pub mod filter;
 mod recorder;
+pub mod results;
 pub mod show;
 pub mod trace;
 
@@ -57,14 +58,22 @@ enum Command {
 
 const TRACE_HELP: &str = "\
 Formats:
-  tree  every packet, its tables, and in each the rules that it met with their
-        text; indented below a rule is what it jumped to
-  line  one line for each table: time, #packet (the same number at each of its
-        tables), table:CHAIN, verdict, devices, the packet, len, ct (conntrack
-        state), mark (before>after where it changed), owner of the socket, netns
-        where it is not yours
-  log   the lines that the kernel's TRACE target would log; what is not certain
-        is in lines that begin with PARTIAL:
+  tree    every packet's whole way: its tables, in each the rules that it met
+          with their text, what changed it, how it ended; indented below a rule
+          is what it jumped to
+  line    one line for each packet: time, #packet, verdict, the packet, the hooks
+          that it passed with their devices, what changed it and which rule did
+  drops   one line for each packet that netfilter dropped or rejected, with the
+          rule and the chains that led to it
+  json    one object for each packet, for programs (docs/json.md)
+  tables  one line for each table: time, #packet (the same number at each of its
+          tables), table:CHAIN, verdict, devices, the packet, len, ct (conntrack
+          state), mark (before>after where it changed), owner of the socket,
+          netns where it is not yours
+  log     the lines that the kernel's TRACE target would log; what is not certain
+          is in lines that begin with PARTIAL:
+
+tables and log show each table at once, the others a packet when its way is over.
 
 Expressions:
   As of tcpdump: host, net, port, portrange, proto with src or dst before them;

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     fs,
     io::{self, Read, Write as _},
     net::IpAddr,
@@ -16,14 +16,15 @@ use clap::Args;
 use super::{
     exit::{Exit, Failure},
     filter::FilterArgs,
-    trace::{default_format, is_closed, paths_summary, stdout, summary, undecided},
+    results::{self, Destination, Results, State},
+    trace::{paths_summary, summary, undecided},
 };
 use crate::{
-    event::Event,
+    event::{End, Event},
     explain::{Explainer, Explanation},
     filter::Selection,
     kernel::devices::DeviceNames,
-    output::{self, Clock, Format, Output},
+    output::{Clock, Format},
     parts::Parts,
     recording::{Counted, Damage, Entry, Host, Item, OpenError, Reader, Recorded},
     traversal::Traversal,
@@ -42,7 +43,11 @@ pub struct ShowArgs {
     /// How to write results [default: tree on a terminal, else line]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Stop after this many results: traversals of a table
+    /// Write results to this file instead of standard output; FORMAT: before it, or its name's end
+    /// (.json), chooses a format of its own. Can be given several times; - is standard output
+    #[arg(long, short = 'o', value_name = "[FORMAT:]FILE")]
+    output: Vec<Destination>,
+    /// Stop after this many results: packets, with `tables` and `log` alone traversals of a table
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
@@ -66,7 +71,6 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             }
             _ => failure,
         })?;
-    let format = args.format.unwrap_or_else(default_format);
     let mut recordings = Vec::new();
     for (number, file) in files.iter().enumerate() {
         let reader = open(file)?;
@@ -77,11 +81,12 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             shift_ns: 0,
             reader,
             selection: Selection::new(wanted.clone()),
-            explainer: format.shows_rules().then(Explainer::default),
+            explainer: None,
             recorded: Recorded::default(),
             witnesses: Witnesses::default(),
             parts: Parts::default(),
             device_names: DeviceNames::default(),
+            functions: HashMap::new(),
             traversals: 0,
             strange: 0,
             counted: None,
@@ -92,10 +97,15 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
     }
     let clock_offset_ns = align(&mut recordings);
     let own_netns = recordings.first().and_then(|recording| recording.host().netns);
-    let clock = Clock::with_offset_ns(clock_offset_ns);
-    let mut output = output::new(format, stdout(), own_netns, clock);
-    let shown = merge(&mut recordings, output.as_mut(), args.count.unwrap_or(u64::MAX))?;
-    tell(shown, &recordings);
+    let context = results::context(own_netns, Clock::with_offset_ns(clock_offset_ns));
+    let mut results = Results::open(args.format, &args.output, &context, args.count)?;
+    if results.show_rules() {
+        for recording in &mut recordings {
+            recording.explainer = Some(Explainer::default());
+        }
+    }
+    merge(&mut recordings, &mut results)?;
+    tell(&results, &recordings);
     match recordings.iter().find(|recording| !recording.damages.is_empty()) {
         None => Ok(Exit::Done),
         Some(damaged) => Err(Failure::hinted(
@@ -181,6 +191,8 @@ struct Recording {
     witnesses: Witnesses,
     parts: Parts,
     device_names: DeviceNames,
+    /// Names of functions that dropped packets, by an address within.
+    functions: HashMap<u64, Option<String>>,
     traversals: u64,
     /// Records that are none.
     strange: u64,
@@ -193,15 +205,30 @@ struct Recording {
     damages: Vec<Damage>,
 }
 
-/// A traversal that is to be shown.
-type Shown = (Traversal, Option<Explanation>);
+/// What is to be shown.
+enum Shown {
+    /// A traversal with its path.
+    Traversal(Box<Traversal>, Option<Explanation>),
+    /// The end of a packet.
+    End(End),
+}
+
+impl Shown {
+    /// When it was sent.
+    fn time_ns(&self) -> u64 {
+        match self {
+            Self::Traversal(traversal, _) => traversal.left_ns,
+            Self::End(end) => end.ended_ns,
+        }
+    }
+}
 
 impl Recording {
     fn host(&self) -> &Host {
         self.reader.host()
     }
 
-    /// The next traversal that is to be shown. It is explained at once: what the recording knows of rules is what
+    /// The next traversal or end that is to be shown. A traversal is explained at once: what the recording knows of rules is what
     /// was read up to here.
     fn next(&mut self) -> Option<Shown> {
         loop {
@@ -221,10 +248,17 @@ impl Recording {
                 Entry::Record(bytes) => {
                     let mut traversal = match Event::decode(&bytes) {
                         Ok(Event::Traversal(part)) => match self.parts.join(*part) {
-                            Some(whole) => whole,
+                            Some(whole) => Box::new(whole),
                             None => continue,
                         },
-                        Ok(Event::End(_)) => continue,
+                        Ok(Event::End(mut end)) => {
+                            if !self.selection.takes_end(&mut end) {
+                                continue;
+                            }
+                            end.packet = end.packet.of_recording(self.number);
+                            end.ended_ns = end.ended_ns.saturating_add_signed(self.shift_ns);
+                            return Some(Shown::End(end));
+                        }
                         Ok(Event::Witness(witness)) => {
                             self.witnesses.keep(witness);
                             if let Some(explainer) = &mut self.explainer {
@@ -247,7 +281,7 @@ impl Recording {
                     let explanation =
                         explainer.map(|explainer| explainer.explain(&traversal, &mut self.recorded));
                     traversal.place(self.number, self.node.clone(), self.shift_ns);
-                    return Some((traversal, explanation));
+                    return Some(Shown::Traversal(traversal, explanation));
                 }
                 Entry::Table(table) => {
                     self.recorded.table(&table);
@@ -258,6 +292,9 @@ impl Recording {
                 Entry::Unread(unread) => self.recorded.unread(unread),
                 Entry::Device(device) => {
                     self.device_names.learn(device.netns, device.ifindex, device.name);
+                }
+                Entry::Function(function) => {
+                    self.functions.insert(function.address, function.name);
                 }
                 Entry::Counted(counted) => self.counted = Some(counted),
                 Entry::End(end) => {
@@ -275,7 +312,10 @@ impl Recording {
         let mut say = |line: std::fmt::Arguments<'_>| text.push_str(&format!("{line}\n"));
         match &self.counted {
             Some(counted) => {
-                let sum = summary(counted.traversals, "recorded", &counted.counts());
+                let sum = summary(
+                    &format!("{} traversals recorded", counted.traversals),
+                    &counted.counts(),
+                );
                 say(format_args!("{}: {}", self.file, sum.trim_end()));
                 if !counted.blind.is_empty() {
                     say(format_args!(
@@ -313,45 +353,48 @@ impl Recording {
     }
 }
 
-/// Shows the traversals of all recordings in the order of their time.
-fn merge(recordings: &mut [Recording], output: &mut dyn Output, results_max: u64) -> Result<u64, Failure> {
+/// Shows what all recordings hold in the order of its time.
+fn merge(recordings: &mut [Recording], results: &mut Results) -> Result<(), Failure> {
     let mut heads: Vec<Option<Shown>> = recordings.iter_mut().map(Recording::next).collect();
-    let order = |head: &Shown, place| Reverse((head.0.left_ns, place));
+    let order = |head: &Shown, place| Reverse((head.time_ns(), place));
     let mut heap: BinaryHeap<_> = heads
         .iter()
         .enumerate()
         .filter_map(|(place, head)| head.as_ref().map(|head| order(head, place)))
         .collect();
-    let mut shown = 0;
-    while let Some(Reverse((_, place))) = heap.pop() {
-        let Some((traversal, explanation)) = heads[place].take() else {
-            continue;
-        };
-        if is_closed(output.traversal(&traversal, explanation.as_ref()))? {
-            return Ok(shown);
+    while let Some(Reverse((time_ns, place))) = heap.pop() {
+        match heads[place].take() {
+            Some(Shown::Traversal(traversal, explanation)) => {
+                results.traversal(*traversal, explanation.as_ref())?;
+            }
+            Some(Shown::End(end)) => {
+                let functions = &recordings[place].functions;
+                results.end(&end, |address| functions.get(&address).cloned().flatten());
+            }
+            None => continue,
         }
-        shown += 1;
-        if shown == results_max {
-            break;
+        results.at(time_ns)?;
+        if results.state() != State::Open {
+            return Ok(results.flush()?);
         }
         heads[place] = recordings[place].next();
         if let Some(head) = &heads[place] {
             heap.push(order(head, place));
         }
     }
-    is_closed(output.flush())?;
-    Ok(shown)
+    Ok(results.finish()?)
 }
 
 /// Says what was shown and what is missing, on standard error. Nobody may be reading that.
-fn tell(shown: u64, recordings: &[Recording]) {
+fn tell(results: &Results, recordings: &[Recording]) {
     let recorded: u64 = recordings.iter().map(|recording| recording.traversals).sum();
-    let mut text = format!("{shown} of {recorded} recorded traversals shown\n");
+    let mut text = format!("{}, of {recorded} recorded traversals\n", results.shown());
     for recording in recordings {
         if let Some(explainer) = &recording.explainer {
             text.push_str(&paths_summary(explainer));
         }
         recording.tell(&mut text);
     }
+    text.push_str(&results.summary());
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -2,17 +2,18 @@
 
 use std::{
     fs,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
+use nix::time::{ClockId, clock_gettime};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{Signal, SignalKind, signal},
-    time::Instant,
+    time::{Instant, MissedTickBehavior},
 };
 use tracer_common::Counter;
 
@@ -20,22 +21,24 @@ use super::{
     exit::{Exit, Failure},
     filter::{FilterArgs, netns_inode},
     recorder::Recorder,
+    results::{self, Destination, Results, State},
 };
 use crate::{
-    event::Event,
+    event::{End as EndOfPacket, Event, Fate},
     explain::{Explainer, Explanation},
     filter::{Selection, Wanted},
     kernel::{
         attach::{Attached, Counts, Plan},
         devices::DeviceNames,
+        functions::Functions,
         machine::Machine,
         preflight,
         rules::{KernelRules, Reader},
         verify,
     },
-    output::{self, Clock, Format, Output},
+    output::{Clock, Format},
     parts::Parts,
-    recording::{DeviceName, Noting},
+    recording::{DeviceName, FunctionName, Noting},
     ruleset::source,
     traversal::Traversal,
     witness::Witnesses,
@@ -52,10 +55,14 @@ pub struct TraceArgs {
     /// How to write results [default: tree on a terminal, else line; with --write nothing]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
+    /// Write results to this file instead of standard output; FORMAT: before it, or its name's end
+    /// (.json), chooses a format of its own. Can be given several times; - is standard output
+    #[arg(long, short = 'o', value_name = "[FORMAT:]FILE")]
+    output: Vec<Destination>,
     /// Keep everything in this file for `tracer show`: records and the rules that they met; - is standard output
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Stop after this many results: traversals of a table
+    /// Stop after this many results: packets, with `tables` and `log` alone traversals of a table
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Stop after this time: 10s, 500ms, 5m, 1h
@@ -102,12 +109,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Flags that make no filter, a machine that cannot be traced, a kernel that refuses, an output that fails.
 pub fn run(args: &TraceArgs, machine: &Machine) -> Result<(), Failure> {
     let wanted = args.filter.wanted(&args.expression)?;
-    let plan = plan(args, &wanted, machine)?;
+    let mut plan = plan(args, &wanted, machine)?;
+    let show = Show::new(args, wanted, machine)?;
+    plan.filter.ends = u8::from(show.needs_ends());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start: event loop")?;
-    runtime.block_on(trace(args, wanted, &plan))
+    runtime.block_on(trace(args, &plan, show))
 }
 
 /// Looks at the flags and the machine, and decides what to attach.
@@ -177,11 +186,10 @@ enum End {
     OutputClosed,
 }
 
-async fn trace(args: &TraceArgs, wanted: Wanted, plan: &Plan) -> Result<(), Failure> {
+async fn trace(args: &TraceArgs, plan: &Plan, mut show: Show) -> Result<(), Failure> {
     // Before attaching, so that a signal at any later moment ends the trace in order.
     let mut signals = Signals::new().context("failed to start: signal handling")?;
     let mut attached = Attached::attach(plan)?;
-    let mut show = Show::new(args, wanted)?;
     show.survey(&mut attached);
     // SAFETY: the descriptor is the ring buffer's, which `Attached` owns and never replaces.
     let attached = unsafe { AsyncFd::register_with_interest(attached, Interest::READABLE) };
@@ -198,6 +206,7 @@ async fn trace(args: &TraceArgs, wanted: Wanted, plan: &Plan) -> Result<(), Fail
         Ok(End::Enough | End::OutputClosed) => Ok(()),
         Err(failure) => Err(failure),
     };
+    let drained = drained.and_then(|()| show.rest());
     show.tell(&attached);
     let finished = show.finish(&attached);
     drained.and(finished)
@@ -210,6 +219,8 @@ async fn follow(
     signals: &mut Signals,
     deadline: Option<Instant>,
 ) -> Result<End, Failure> {
+    let mut moments = tokio::time::interval(MOMENT);
+    moments.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -219,6 +230,11 @@ async fn follow(
             },
             () = at(deadline) => return Ok(End::Asked),
             () = at(show.flush_due()) => show.flush(attached.get_ref())?,
+            _ = moments.tick(), if show.waits() => {
+                if let Some(end) = show.moment()? {
+                    return Ok(end);
+                }
+            }
             ready = attached.readable_mut() => {
                 let mut ready = ready.context("failed to watch: ring buffer")?;
                 match show.drain(ready.get_inner_mut())? {
@@ -286,6 +302,9 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
+/// How often it is seen whether journeys are over for which nothing comes any more.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// Records read before looking at signals and limits again. Each may have its rules read.
 const BATCH_MAX: usize = 64;
 
@@ -302,7 +321,7 @@ enum Drained {
 /// Takes records, shows and keeps results.
 struct Show {
     /// Not where they are only kept.
-    output: Option<Box<dyn Output>>,
+    results: Option<Results>,
     recorder: Option<Recorder>,
     /// The record at hand, as the programs sent it, where it is kept.
     raw: Vec<u8>,
@@ -313,8 +332,11 @@ struct Show {
     /// Where the programs cannot decide all.
     selection: Option<Selection>,
     device_names: DeviceNames,
-    results: u64,
-    results_max: Option<u64>,
+    functions: Functions,
+    /// Traversals that came.
+    traversals: u64,
+    /// How many of them are kept, where they are only kept.
+    kept_max: Option<u64>,
 }
 
 /// What it takes to know paths.
@@ -324,26 +346,30 @@ struct Paths {
 }
 
 impl Show {
-    fn new(args: &TraceArgs, wanted: Wanted) -> Result<Self, Failure> {
+    fn new(args: &TraceArgs, wanted: Wanted, machine: &Machine) -> Result<Self, Failure> {
         let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
         let clock = Clock::system();
         let recorder = match &args.write {
-            Some(path) if path.as_os_str() == "-" && args.format.is_some() => {
-                let error = anyhow!("--write - and --format would both go to standard output");
+            Some(path) if path.as_os_str() == "-" && to_stdout(args) => {
+                let error = anyhow!("--write - and results would both go to standard output");
                 return Err(Failure::usage(error));
             }
             Some(path) => Some(Recorder::create(path, &clock, own_netns)?),
             None => None,
         };
-        let format = match args.format {
-            None if recorder.is_some() => None,
-            None => Some(default_format()),
-            Some(format) => Some(format),
+        let only_kept = recorder.is_some() && args.format.is_none() && args.output.is_empty();
+        let context = results::context(own_netns, clock);
+        let results = if only_kept {
+            None
+        } else {
+            Some(Results::open(args.format, &args.output, &context, args.count)?)
         };
-        let shows_rules = recorder.is_some() || args.verify || format.is_some_and(Format::shows_rules);
-        let shows_texts = recorder.is_some() || format.is_some_and(Format::shows_texts);
+        let shows_rules =
+            recorder.is_some() || args.verify || results.as_ref().is_some_and(Results::show_rules);
+        let shows_texts = recorder.is_some() || results.as_ref().is_some_and(Results::show_texts);
         Ok(Self {
-            output: format.map(|format| output::new(format, stdout(), own_netns, clock)),
+            kept_max: args.count.filter(|_| results.is_none()),
+            results,
             recorder,
             raw: Vec::new(),
             paths: shows_rules.then(|| Paths {
@@ -354,9 +380,41 @@ impl Show {
             parts: Parts::default(),
             selection: wanted.rest.is_some().then(|| Selection::new(wanted)),
             device_names: DeviceNames::default(),
-            results: 0,
-            results_max: args.count,
+            functions: Functions::of(machine.root().join("proc/kallsyms")),
+            traversals: 0,
         })
+    }
+
+    /// Whether the programs are to tell the ends of packets.
+    fn needs_ends(&self) -> bool {
+        self.recorder.is_some() || self.results.as_ref().is_some_and(Results::need_ends)
+    }
+
+    /// Whether time alone can bring results.
+    fn waits(&self) -> bool {
+        self.results.as_ref().is_some_and(Results::wait)
+    }
+
+    /// Shows what is over by now; why nothing more is to be shown.
+    fn moment(&mut self) -> Result<Option<End>, Failure> {
+        let Some(results) = &mut self.results else {
+            return Ok((self.kept_max == Some(self.traversals)).then_some(End::Enough));
+        };
+        results.at(monotonic_ns())?;
+        results.flush()?;
+        Ok(match results.state() {
+            State::Open => None,
+            State::Enough => Some(End::Enough),
+            State::Closed => Some(End::OutputClosed),
+        })
+    }
+
+    /// Shows what is left when nothing comes any more.
+    fn rest(&mut self) -> Result<(), Failure> {
+        match &mut self.results {
+            Some(results) => Ok(results.finish()?),
+            None => Ok(()),
+        }
     }
 
     /// Reads the rules that there are before the first packet comes.
@@ -392,60 +450,70 @@ impl Show {
                 drained = Drained::Empty;
                 break;
             };
-            let mut traversal = match event.context("failed to decode: record")? {
+            match event.context("failed to decode: record")? {
                 Event::Traversal(part) => match self.parts.join(*part) {
-                    Some(whole) => whole,
+                    Some(whole) => self.traversal(whole, attached)?,
                     None => {
                         if let Some(recorder) = &mut self.recorder {
                             recorder.other(&self.raw);
                         }
-                        continue;
                     }
                 },
-                Event::End(mut end) => {
-                    let selection = self.selection.as_mut();
-                    let taken = selection.is_none_or(|selection| selection.takes_end(&mut end));
-                    if let (true, Some(recorder)) = (taken, &mut self.recorder) {
-                        recorder.end(&self.raw, &end);
-                    }
-                    continue;
-                }
+                Event::End(end) => self.end(end),
                 Event::Witness(witness) => {
                     if let Some(recorder) = &mut self.recorder {
                         recorder.other(&self.raw);
                     }
                     self.witnesses.keep(witness);
-                    continue;
                 }
+            }
+            let enough = match &self.results {
+                Some(results) => results.state() != State::Open,
+                None => self.kept_max == Some(self.traversals),
             };
-            self.witnesses.complete(&mut traversal);
-            if let Some(selection) = &mut self.selection
-                && !selection.takes(&mut traversal)
-            {
-                continue;
-            }
-            let explanation = self.explain(&mut traversal, attached);
-            if let Some(output) = &mut self.output
-                && is_closed(output.traversal(&traversal, explanation.as_ref()))?
-            {
-                return Ok(Drained::Ended(End::OutputClosed));
-            }
-            self.results += 1;
-            if self.results_max == Some(self.results) {
-                drained = Drained::Ended(End::Enough);
+            if enough {
                 break;
             }
         }
         self.flush(attached)?;
-        let closed = match &mut self.output {
-            Some(output) => is_closed(output.flush())?,
-            None => false,
-        };
-        Ok(if closed {
-            Drained::Ended(End::OutputClosed)
-        } else {
-            drained
-        })
+        Ok(self.moment()?.map_or(drained, Drained::Ended))
+    }
+
+    /// The end of a packet; of one that was dropped the name of the function that did it is kept with it.
+    fn end(&mut self, mut end: EndOfPacket) {
+        let selection = self.selection.as_mut();
+        if !selection.is_none_or(|selection| selection.takes_end(&mut end)) {
+            return;
+        }
+        if let Some(recorder) = &mut self.recorder {
+            if let Fate::Dropped { location } = end.fate
+                && !self.functions.knows(location)
+            {
+                recorder.file().function(&FunctionName {
+                    address: location,
+                    name: self.functions.at(location),
+                });
+            }
+            recorder.end(&self.raw, &end);
+        }
+        if let Some(results) = &mut self.results {
+            results.end(&end, |address| self.functions.at(address));
+        }
+    }
+
+    fn traversal(&mut self, mut traversal: Traversal, attached: &mut Attached) -> Result<(), Failure> {
+        self.witnesses.complete(&mut traversal);
+        if let Some(selection) = &mut self.selection
+            && !selection.takes(&mut traversal)
+        {
+            return Ok(());
+        }
+        let explanation = self.explain(&mut traversal, attached);
+        self.traversals += 1;
+        match &mut self.results {
+            Some(results) => Ok(results.traversal(traversal, explanation.as_ref())?),
+            None => Ok(()),
+        }
     }
 
     /// Completes a traversal with what has to be asked for, finds its path where one is to be shown, and keeps all
@@ -471,7 +539,7 @@ impl Show {
             source,
             writer: recorder.file(),
         };
-        let explanation = match self.output {
+        let explanation = match self.results {
             Some(_) => Some(explainer.explain(traversal, noting)),
             None => {
                 explainer.know(traversal, noting);
@@ -511,19 +579,19 @@ impl Show {
 
     /// Says how the trace stands, on standard error. Nobody may be reading that; then there is nobody to tell.
     fn tell(&self, attached: &Attached) {
-        let done = match self.output {
-            Some(_) => "shown",
-            None => "recorded",
+        let done = match &self.results {
+            Some(results) => results.shown(),
+            None => format!("{} traversals recorded", self.traversals),
         };
         let mut text = match attached.counts() {
-            Ok(counts) => summary(self.results, done, &counts),
-            Err(error) => format!("{} traversals; losses unknown: {error}\n", self.results),
+            Ok(counts) => summary(&done, &counts),
+            Err(error) => format!("{done}; losses unknown: {error}\n"),
         };
         if let Some(selection) = &self.selection {
             text.push_str(&undecided(selection));
         }
         if let Some(Paths { explainer, rules }) = &self.paths {
-            if self.output.is_some() {
+            if self.results.is_some() {
                 text.push_str(&paths_summary(explainer));
             }
             if !rules.blind.is_empty() {
@@ -533,38 +601,30 @@ impl Show {
                 ));
             }
         }
+        if let Some(results) = &self.results {
+            text.push_str(&results.summary());
+        }
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }
 
-/// What is written where nothing else was asked for.
-pub(super) fn default_format() -> Format {
-    if io::stdout().is_terminal() {
-        Format::Tree
+/// Whether results go to standard output.
+fn to_stdout(args: &TraceArgs) -> bool {
+    if args.output.is_empty() {
+        args.format.is_some()
     } else {
-        Format::Line
+        args.output.iter().any(Destination::is_stdout)
     }
 }
 
-/// A closed pipe (`tracer trace | head`) is a way to say enough; anything else is an error.
-pub(super) fn is_closed(written: io::Result<()>) -> anyhow::Result<bool> {
-    match written {
-        Ok(()) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(true),
-        Err(error) => Err(error).context("failed to write: standard output"),
-    }
+/// The time by the clock that records have.
+fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+        let part = |number: i64| u64::try_from(number).unwrap_or(0);
+        part(now.tv_sec()) * 1_000_000_000 + part(now.tv_nsec())
+    })
 }
 
-pub(super) fn stdout() -> Box<dyn io::Write> {
-    let stdout = io::stdout();
-    if anstream::AutoStream::choice(&stdout) == anstream::ColorChoice::Never {
-        Box::new(io::BufWriter::new(anstream::StripStream::new(stdout)))
-    } else {
-        Box::new(io::BufWriter::new(stdout))
-    }
-}
-
-/// How many paths are certain, and how they compare with the kernel's own steps.
 /// What the filter could not decide, if anything.
 pub(super) fn undecided(selection: &Selection) -> String {
     match selection.undecided {
@@ -573,7 +633,7 @@ pub(super) fn undecided(selection: &Selection) -> String {
     }
 }
 
-/// How many paths are certain.
+/// How many paths are certain, and how they compare with the kernel's own steps.
 pub(super) fn paths_summary(explainer: &Explainer) -> String {
     let paths = format!(
         "paths: {} complete, {} partial\n",
@@ -586,7 +646,7 @@ pub(super) fn paths_summary(explainer: &Explainer) -> String {
 }
 
 /// What was done with so many results, and everything that was lost on the way.
-pub(super) fn summary(results: u64, done: &str, counts: &Counts) -> String {
+pub(super) fn summary(done: &str, counts: &Counts) -> String {
     let lost = [
         (
             Counter::RingFull,
@@ -615,7 +675,7 @@ pub(super) fn summary(results: u64, done: &str, counts: &Counts) -> String {
         ),
         (Counter::EndRingFull, "ring buffer full: ends of packets not told"),
     ];
-    let mut text = format!("{results} traversals {done}");
+    let mut text = done.to_owned();
     let mut losses: Vec<String> = lost
         .into_iter()
         .filter(|(counter, _)| counts.get(*counter) > 0)

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod btf;
 pub mod devices;
+pub mod functions;
 mod link;
 pub mod machine;
 mod nft_rules;

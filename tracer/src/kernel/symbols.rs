@@ -27,8 +27,30 @@ pub struct Symbol {
 /// If reading fails.
 pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
     let mut found = Vec::new();
-    for_each_line(kallsyms, |line| found.extend(parse(line, wanted)))?;
+    for_each_line(kallsyms, |line| {
+        found.extend(parse(line, |name, _| wanted.contains(&name)));
+    })?;
     Ok(found)
+}
+
+/// Finds the function that an address lies in: the last one that begins at or before it.
+///
+/// # Errors
+///
+/// If reading fails.
+pub fn containing(kallsyms: impl BufRead, address: u64) -> io::Result<Option<Symbol>> {
+    let mut best: Option<Symbol> = None;
+    for_each_line(kallsyms, |line| {
+        let start = best
+            .as_ref()
+            .and_then(|best| best.address)
+            .map_or(1, NonZeroU64::get);
+        let better = |_: &str, begins: u64| (start..=address).contains(&begins);
+        if let Some(symbol) = parse(line, better) {
+            best = Some(symbol);
+        }
+    })?;
+    Ok(best)
 }
 
 /// Finds the functions `wanted` as [`find`] does, each with its length: the bytes up to the next symbol, `None` where
@@ -41,7 +63,7 @@ pub fn find_with_len(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<
     let mut found = Vec::new();
     let mut addresses = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(parse(line, wanted));
+        found.extend(parse(line, |name, _| wanted.contains(&name)));
         let address = line.split_ascii_whitespace().next();
         addresses.extend(address.and_then(|address| u64::from_str_radix(address, 16).ok()));
     })?;
@@ -73,11 +95,15 @@ fn for_each_line(mut kallsyms: impl BufRead, mut take: impl FnMut(&str)) -> io::
     }
 }
 
-/// Reads `ffffffffc0a1b000 t ipt_do_table\t[ip_tables]`.
-fn parse(line: &str, wanted: &[&str]) -> Option<Symbol> {
+/// Reads `ffffffffc0a1b000 t ipt_do_table\t[ip_tables]`, if name and address are wanted.
+fn parse(line: &str, wanted: impl Fn(&str, u64) -> bool) -> Option<Symbol> {
     let mut words = line.split_ascii_whitespace();
     let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
-    if !matches!(kind, "t" | "T" | "w" | "W") || !wanted.contains(&name) {
+    if !matches!(kind, "t" | "T" | "w" | "W") {
+        return None;
+    }
+    let address = u64::from_str_radix(address, 16).ok()?;
+    if !wanted(name, address) {
         return None;
     }
     let module = words
@@ -85,7 +111,7 @@ fn parse(line: &str, wanted: &[&str]) -> Option<Symbol> {
         .and_then(|word| word.strip_prefix('[')?.strip_suffix(']'));
     Some(Symbol {
         name: name.into(),
-        address: NonZeroU64::new(u64::from_str_radix(address, 16).ok()?),
+        address: NonZeroU64::new(address),
         module: module.map(Into::into),
     })
 }
@@ -123,6 +149,19 @@ ffffffffc0a1d000 T ipt_do_table_not\t[other]
     }
 
     #[test]
+    fn the_function_around_an_address_is_found() {
+        let name = |address| {
+            let found = containing(TEXT.as_bytes(), address).unwrap();
+            found.map(|symbol| symbol.name)
+        };
+        assert_eq!(name(0xffff_ffff_81a0_00ff).as_deref(), Some("consume_skb"));
+        assert_eq!(name(0xffff_ffff_c0a1_b010).as_deref(), Some("ipt_do_table"));
+        assert_eq!(name(0x1000), None);
+        let hidden = containing("0000000000000000 t nf_hook_slow\n".as_bytes(), 0x1000);
+        assert_eq!(hidden.unwrap(), None);
+    }
+
+    #[test]
     fn hidden_addresses_are_told_from_real_ones() {
         let text = "0000000000000000 t ipt_do_table\t[ip_tables]\n";
         let found = find(text.as_bytes(), &["ipt_do_table"]).unwrap();
@@ -144,6 +183,7 @@ ffffffffc0a1d000 T ipt_do_table_not\t[other]
         bolero::check!().for_each(|bytes: &[u8]| {
             find(bytes, &["ipt_do_table", ""]).unwrap();
             find_with_len(bytes, &["ipt_do_table", ""]).unwrap();
+            containing(bytes, u64::MAX).unwrap();
         });
     }
 }

@@ -36,6 +36,13 @@ impl Clock {
         self.offset_ns
     }
 
+    /// A time as RFC 3339 writes it, in UTC to the nanosecond; empty beyond the calendar.
+    #[must_use]
+    pub fn utc(&self, monotonic_ns: u64) -> String {
+        let ns = i128::from(self.offset_ns) + i128::from(monotonic_ns);
+        Timestamp::from_nanosecond(ns).map_or_else(|_| String::new(), |time| format!("{time:.9}"))
+    }
+
     /// `11:02:03.123456`, in this machine's time zone.
     pub(super) fn local(&self, monotonic_ns: u64) -> String {
         let ns = i128::from(self.offset_ns) + i128::from(monotonic_ns);

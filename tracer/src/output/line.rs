@@ -1,51 +1,43 @@
-//! One line for each traversal:
+//! One line for each journey:
 //!
 //! ```text
-//! 11:02:03.123456 #1 nat:OUTPUT ACCEPT out=lo TCP 10.0.0.1:44522 > 10.0.0.1:80 SYN len=60 ct=NEW mark=0x0>0x4000
+//! 11:02:03.123456 #1 ACCEPT TCP 10.0.0.1:44522 > 10.0.0.1:80 SYN len=60 OUTPUT(lo) POSTROUTING(eth0) ct=NEW
+//!     destination=10.0.0.1:80>10.244.3.3:8080 by nat:KUBE-SEP-X:rule:2; sent by eth0
 //! ```
 //!
-//! Local time, number of the packet in order of appearance (the same at each of its traversals), table and
-//! built-in chain, verdict, devices, the packet at entry, its length in bytes, conntrack state, packet mark
-//! before and after where it changed, owner of the socket. What is not there is left out; what may be wrong or
-//! missing is said in brackets at the end.
+//! (on one line). Local time of the first table, number of the packet, verdict, the packet as it was first seen, the
+//! hooks that it passed with their devices, the state of its connection, what changed it and who did, and what
+//! became of it.
 
-use std::io::{self, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+};
 
 use super::{
-    Output,
-    clock::Clock,
-    words::{Numbers, details, printable, verdict_style},
+    Context, Output,
+    words::{author, duration, fate, outcome_style, printable},
 };
-use crate::{explain::Explanation, packet::Packet, traversal::Traversal};
+use crate::{
+    journey::{By, Journey, RuleRef},
+    packet::Packet,
+    traversal::Device,
+};
 
 pub(super) struct Line {
     writer: Box<dyn Write>,
-    own_netns: Option<u32>,
-    numbers: Numbers,
-    clock: Clock,
+    context: Context,
 }
 
 impl Line {
-    pub(super) fn new(writer: Box<dyn Write>, own_netns: Option<u32>, clock: Clock) -> Self {
-        Self {
-            writer,
-            own_netns,
-            numbers: Numbers::default(),
-            clock,
-        }
+    pub(super) fn new(writer: Box<dyn Write>, context: Context) -> Self {
+        Self { writer, context }
     }
 }
 
 impl Output for Line {
-    fn traversal(&mut self, traversal: &Traversal, explanation: Option<&Explanation>) -> io::Result<()> {
-        let number = self.numbers.of(traversal.packet);
-        let time = self.clock.local(traversal.entered_ns);
-        let mut line = render(traversal, number, &time, self.own_netns);
-        // A path is asked for with this format only to be verified.
-        if let Some(why) = explanation.and_then(Explanation::partial) {
-            line.push_str(&format!(" [partial: {}]", printable(&why)));
-        }
-        writeln!(self.writer, "{line}")
+    fn journey(&mut self, journey: &Journey) -> io::Result<()> {
+        writeln!(self.writer, "{}", render(journey, &self.context))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -53,110 +45,86 @@ impl Output for Line {
     }
 }
 
-fn render(traversal: &Traversal, number: u64, time: &str, own_netns: Option<u32>) -> String {
-    let style = verdict_style(traversal.verdict);
-    let mut line = format!(
-        "{time} #{number} {}:{} {style}{}{style:#}",
-        printable(&traversal.table),
-        printable(&traversal.chain),
-        traversal.verdict
-    );
-    details(
-        &mut line,
-        traversal,
-        Packet::parse(&traversal.headers).as_ref(),
-        own_netns,
-    );
+fn render(journey: &Journey, context: &Context) -> String {
+    let mut line = start(journey, context);
+    line.push_str(&way(journey, context.own_netns));
+    if let Some(flow) = journey.flows.first() {
+        let reply = if flow.reply { ",reply" } else { "" };
+        // Writing to a string cannot fail.
+        let _ = write!(line, " ct={}{reply}", flow.state);
+    }
+    for change in &journey.changes {
+        if change.by == By::Forwarding {
+            continue;
+        }
+        let _ = write!(
+            line,
+            " {}={}>{}",
+            change.what.name(),
+            change.what.before(),
+            change.what.after()
+        );
+        let passage = &journey.passages[change.passage];
+        match change.step.and_then(|step| passage.steps.get(step)) {
+            Some(step) => {
+                let _ = write!(line, " by {}", printable(&RuleRef::of(passage, step).label));
+            }
+            None => {
+                let _ = write!(line, " ({})", author(&change.by));
+            }
+        }
+    }
+    let _ = write!(line, "; {}", fate(journey));
+    if let Some(rule) = journey.dropped_by() {
+        let _ = write!(line, " by {}", printable(&rule.label));
+        if let Some(text) = &rule.text {
+            let _ = write!(line, "  {}", printable(text));
+        }
+    }
+    let _ = write!(line, " in {}", duration(journey.duration_ns()));
+    for tie in &journey.ties {
+        let _ = write!(line, "; {} #{}", tie.relation.words(), tie.other);
+    }
+    for why in &journey.partial {
+        let _ = write!(line, " [partial: {}]", printable(why));
+    }
     line
 }
 
-#[cfg(test)]
-mod tests {
-    use etherparse::PacketBuilder;
-    use tracer_common::Traversal as Record;
+/// `11:02:03.123456 #1 ACCEPT TCP … len=60`
+pub(super) fn start(journey: &Journey, context: &Context) -> String {
+    let first = &journey.first().traversal;
+    let style = outcome_style(&journey.outcome);
+    let packet = Packet::parse(&first.headers);
+    let packet = packet.map_or_else(
+        || "(no readable IP header)".to_owned(),
+        |packet| packet.to_string(),
+    );
+    format!(
+        "{} #{} {style}{}{style:#} {packet} len={}",
+        context.clock.local(first.entered_ns),
+        journey.number,
+        journey.outcome.word(),
+        first.packet_len
+    )
+}
 
-    use super::*;
-
-    fn traversal(change: impl FnOnce(&mut Record)) -> Traversal {
-        let mut headers = Vec::new();
-        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
-            .tcp(44522, 80, 1, 1024)
-            .syn()
-            .write(&mut headers, &[])
-            .unwrap();
-        let mut record = Record {
-            family: 2,
-            hook: 3,
-            verdict: 1,
-            packet_len: 40,
-            netns: 7,
-            ..Record::EMPTY
+/// The hooks with their devices, each with a space before it: ` PREROUTING(eth0) FORWARD(eth0>cni0) POSTROUTING(cni0)`.
+pub(super) fn way(journey: &Journey, own_netns: Option<u32>) -> String {
+    let mut way = String::new();
+    let mut netns = own_netns;
+    for station in journey.stations() {
+        if netns != Some(station.netns) {
+            let _ = write!(way, " netns={}:", station.netns);
+            netns = Some(station.netns);
+        }
+        let name = |device: &Device| printable(&device.name);
+        let devices = match (&station.in_device, &station.out_device) {
+            (Some(from), Some(to)) => format!("({}>{})", name(from), name(to)),
+            (Some(device), None) | (None, Some(device)) => format!("({})", name(device)),
+            (None, None) => String::new(),
         };
-        record.table_name[..3].copy_from_slice(b"nat");
-        record.out_ifindex = 1;
-        record.out_device[..2].copy_from_slice(b"lo");
-        record.headers[..40].copy_from_slice(&headers);
-        record.headers_len = 40;
-        change(&mut record);
-        Traversal::decode(record.bytes()).unwrap()
+        let _ = write!(way, " {}{devices}", station.hook);
     }
-
-    fn rendered(change: impl FnOnce(&mut Record)) -> String {
-        let line = render(&traversal(change), 1, "11:02:03.123456", Some(7));
-        anstream::adapter::strip_str(&line).to_string()
-    }
-
-    #[test]
-    fn a_plain_accept() {
-        assert_eq!(
-            rendered(|_| ()),
-            "11:02:03.123456 #1 nat:OUTPUT ACCEPT out=lo TCP 10.0.0.1:44522 > 10.0.0.2:80 SYN len=40"
-        );
-    }
-
-    #[test]
-    fn what_changed_is_shown_with_before_and_after() {
-        let line = rendered(|record| {
-            record.mark_after = 0x4000;
-            record.conntrack = 0x1000;
-            record.conntrack_info = 2;
-            record.flags = tracer_common::flags::OWNER | tracer_common::flags::CONNTRACK;
-            record.uid = 1000;
-            record.gid = 100;
-        });
-        assert!(
-            line.ends_with("len=40 ct=NEW mark=0x0>0x4000 uid=1000 gid=100"),
-            "{line}"
-        );
-    }
-
-    #[test]
-    fn another_namespace_and_every_gap_are_said() {
-        let line = rendered(|record| {
-            record.netns = 8;
-            record.headers_len = 24;
-            record.flags = tracer_common::flags::READ_FAILED
-                | tracer_common::flags::NOT_FOLLOWED
-                | tracer_common::flags::HEADERS_NOT_LINEAR;
-        });
-        assert!(line.contains(" netns=8 [incomplete"), "{line}");
-        assert!(line.contains("[headers cut"), "{line}");
-        assert!(line.contains("[not followed"), "{line}");
-    }
-
-    #[test]
-    fn a_mark_after_the_packet_is_gone_is_not_invented() {
-        let line = rendered(|record| {
-            record.mark_before = 0x1;
-            record.verdict = 2;
-            record.flags = tracer_common::flags::GONE_AT_EXIT;
-        });
-        assert!(line.contains("STOLEN") && line.ends_with("mark=0x1"), "{line}");
-    }
-
-    #[test]
-    fn control_characters_in_names_do_not_reach_the_terminal() {
-        let line = rendered(|record| record.out_device[..3].copy_from_slice(b"a\x1bb"));
-        assert!(line.contains("out=a?b"), "{line}");
-    }
+    way
 }

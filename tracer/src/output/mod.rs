@@ -1,53 +1,91 @@
 //! How results are shown, one file for each format.
+//!
+//! Some formats show each traversal of a table as it comes, the others a [`Journey`] once it is over
+//! ([`Format::shows`]).
 
 mod clock;
+mod drops;
+mod json;
 pub mod kernel_log;
+mod layout;
 mod line;
 mod log;
+mod tables;
 mod tree;
 mod words;
 
-pub use clock::Clock;
-
 use std::io;
 
-use crate::{explain::Explanation, traversal::Traversal};
+pub use clock::Clock;
+
+use crate::{explain::Explanation, journey::Journey, traversal::Traversal};
 
 /// A format that results are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Every packet with its tables, and in each table the rules that it met, chain by chain
+    /// Every packet's whole way: its tables, in each the rules that it met, what changed it, and how it ended
     Tree,
-    /// One readable line for each traversal of a table
+    /// One line for each packet: its way, what changed it, who decided
     Line,
+    /// One line for each packet that netfilter dropped or rejected: the rule, and the chains that led to it
+    Drops,
+    /// One line for each table that a packet passed; reads no rules and costs least
+    Tables,
     /// The lines that the kernel's TRACE target would have logged, from `TRACE: ` on
     Log,
+    /// One JSON object for each packet; docs/json.md says what is in it
+    Json,
+}
+
+/// What a format shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Traversals of a table, one after another as they come.
+    Traversal,
+    /// Journeys, each once it is over.
+    Journey,
 }
 
 impl Format {
+    /// What it shows.
+    #[must_use]
+    pub fn shows(self) -> Unit {
+        match self {
+            Self::Tables | Self::Log => Unit::Traversal,
+            Self::Tree | Self::Line | Self::Drops | Self::Json => Unit::Journey,
+        }
+    }
+
     /// Whether it shows rules.
     #[must_use]
     pub fn shows_rules(self) -> bool {
-        match self {
-            Self::Tree | Self::Log => true,
-            Self::Line => false,
-        }
+        self != Self::Tables
     }
 
     /// Whether it shows the rules' texts.
     #[must_use]
     pub fn shows_texts(self) -> bool {
-        self == Self::Tree
+        !matches!(self, Self::Tables | Self::Log)
     }
 }
 
-/// Writes results, one after another.
+/// Writes results, one after another: those that its format shows.
 pub trait Output {
-    /// Writes one traversal, with its path where that was asked for.
+    /// Takes one traversal, with its path where that was asked for.
     ///
     /// # Errors
     /// What the writer says.
-    fn traversal(&mut self, traversal: &Traversal, explanation: Option<&Explanation>) -> io::Result<()>;
+    fn traversal(&mut self, _: &Traversal, _: Option<&Explanation>) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Takes a journey that is over.
+    ///
+    /// # Errors
+    /// What the writer says.
+    fn journey(&mut self, _: &Journey) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Hands what was written to the operating system.
     ///
@@ -56,17 +94,28 @@ pub trait Output {
     fn flush(&mut self) -> io::Result<()>;
 }
 
-/// Makes the output that writes `format` to `writer`. `own_netns` is the inode number of the network namespace
-/// that needs no mention, `clock` that of the machine where it happened.
-pub fn new(
-    format: Format,
-    writer: Box<dyn io::Write>,
-    own_netns: Option<u32>,
-    clock: Clock,
-) -> Box<dyn Output> {
-    match format {
-        Format::Tree => Box::new(tree::Tree::new(writer, own_netns, clock)),
-        Format::Line => Box::new(line::Line::new(writer, own_netns, clock)),
+/// What is the same for all formats.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Inode number of the network namespace that needs no mention.
+    pub own_netns: Option<u32>,
+    /// What times mean.
+    pub clock: Clock,
+    /// Columns of the terminal: rules' texts are shortened to them. `None` where nothing is to be shortened.
+    pub width: Option<usize>,
+}
+
+/// Makes the output that writes `format` to `writer`.
+///
+/// # Errors
+/// What the writer says: a format may begin with a header.
+pub fn new(format: Format, writer: Box<dyn io::Write>, context: Context) -> io::Result<Box<dyn Output>> {
+    Ok(match format {
+        Format::Tree => Box::new(tree::Tree::new(writer, context)),
+        Format::Line => Box::new(line::Line::new(writer, context)),
+        Format::Drops => Box::new(drops::Drops::new(writer, context)),
+        Format::Tables => Box::new(tables::Tables::new(writer, context.own_netns, context.clock)),
         Format::Log => Box::new(log::Log::new(writer)),
-    }
+        Format::Json => Box::new(json::Json::new(writer, context)),
+    })
 }

@@ -1,15 +1,18 @@
-//! Every packet with its tables, and in each table the rules that it met, chain by chain:
+//! Every packet's whole way: its tables, in each the rules that it met, chain by chain, what changed it, and how it
+//! ended:
 //!
 //! ```text
 //! #1 TCP 192.168.199.34:41948 > 192.168.199.34:32275 SYN len=60
-//!   11:49:28.577233 nat:OUTPUT ACCEPT out=lo ct=NEW mark=0x0>0x4000
+//!   11:49:28.577233 nat:OUTPUT ACCEPT out=lo ct=NEW mark=0x0>0x4000 31.0µs
 //!     OUTPUT:rule:1  -A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
 //!       KUBE-SERVICES:rule:23  -A KUBE-SERVICES … -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS
-//!         KUBE-MARK-MASQ:rule:1  -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000  [mark 0x0>0x4000]
+//!         KUBE-MARK-MASQ:rule:1  -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+//!           [mark 0x0>0x4000]
+//!   = sent by flannel.1 as TCP 10.244.0.0:41948 > 10.244.3.3:8080 SYN after 214µs
 //! ```
 //!
-//! A rule that jumps has what follows indented below it; a goto does not, for there is no way back. A packet is
-//! named again when it looks different (NAT), or when another one was shown in between.
+//! A rule that jumps has what follows indented below it; a goto does not, for there is no way back. On a narrow
+//! terminal the middle of long texts is left out, or they go on a line of their own.
 
 use std::{
     fmt::Write as _,
@@ -19,70 +22,39 @@ use std::{
 use anstyle::{AnsiColor, Style};
 
 use super::{
-    Output,
-    clock::Clock,
-    words::{Numbers, details, printable, verdict_style},
+    Context, Output,
+    layout::{Place, columns, place},
+    words::{author, details, duration, fate, leaves_as, outcome_style, printable, verdict_style},
 };
 use crate::{
-    explain::{Explanation, Rules},
+    journey::{Change, Journey},
     packet::Packet,
-    passage,
-    replay::{Path, Step},
-    ruleset::{Rule, Standard, Target},
-    traversal::Traversal,
+    passage::{Passage, Step},
 };
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const CHANGE: Style = AnsiColor::Cyan.on_default();
+const MEANING: Style = AnsiColor::Blue.on_default();
 const PARTIAL: Style = AnsiColor::Yellow.on_default().bold();
+
+/// Columns before a step of the built-in chain.
+const INDENT: usize = 4;
 
 pub(super) struct Tree {
     writer: Box<dyn Write>,
-    own_netns: Option<u32>,
-    numbers: Numbers,
-    clock: Clock,
-    /// The packet that was shown last, and as what.
-    last: Option<(u64, Option<Packet>)>,
+    context: Context,
 }
 
 impl Tree {
-    pub(super) fn new(writer: Box<dyn Write>, own_netns: Option<u32>, clock: Clock) -> Self {
-        Self {
-            writer,
-            own_netns,
-            numbers: Numbers::default(),
-            clock,
-            last: None,
-        }
+    pub(super) fn new(writer: Box<dyn Write>, context: Context) -> Self {
+        Self { writer, context }
     }
 }
 
 impl Output for Tree {
-    fn traversal(&mut self, traversal: &Traversal, explanation: Option<&Explanation>) -> io::Result<()> {
-        let number = self.numbers.of(traversal.packet);
-        let packet = Packet::parse(&traversal.headers);
-        let last = self.last.replace((number, packet));
-        if last != self.last {
-            let changed = last.is_some_and(|(last, _)| last == number);
-            writeln!(
-                self.writer,
-                "{}",
-                head(number, packet.as_ref(), traversal, changed)
-            )?;
-        }
-        let time = self.clock.local(traversal.entered_ns);
-        writeln!(self.writer, "{}", table(traversal, &time, self.own_netns))?;
-        if let Some(Explanation::Path { rules, path }) = explanation {
-            write!(self.writer, "{}", steps(traversal, rules, path))?;
-        }
-        if let Some(Explanation::Nftables(explained)) = explanation {
-            write!(self.writer, "{}", reported(&explained.steps))?;
-        }
-        if let Some(why) = explanation.and_then(Explanation::partial) {
-            writeln!(self.writer, "    {PARTIAL}partial: {why}{PARTIAL:#}")?;
-        }
-        Ok(())
+    fn journey(&mut self, journey: &Journey) -> io::Result<()> {
+        self.writer.write_all(render(journey, &self.context).as_bytes())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -90,86 +62,137 @@ impl Output for Tree {
     }
 }
 
-fn head(number: u64, packet: Option<&Packet>, traversal: &Traversal, changed: bool) -> String {
-    let now = if changed { "is now " } else { "" };
-    let packet = packet.map_or_else(|| "(no readable IP header)".to_owned(), Packet::to_string);
-    format!(
-        "{BOLD}#{number} {now}{packet}{BOLD:#} len={}",
-        traversal.packet_len
-    )
+// Writing to a string cannot fail: the results of `writeln!` below say nothing.
+
+fn render(journey: &Journey, context: &Context) -> String {
+    let mut text = String::new();
+    let first = &journey.first().traversal;
+    let mut shown = Packet::parse(&first.headers);
+    let _ = writeln!(
+        text,
+        "{BOLD}#{} {}{BOLD:#} len={}",
+        journey.number,
+        shown
+            .as_ref()
+            .map_or_else(|| "(no readable IP header)".to_owned(), Packet::to_string),
+        first.packet_len
+    );
+    for tie in &journey.ties {
+        let _ = writeln!(
+            text,
+            "  {CHANGE}{} #{}{CHANGE:#}",
+            tie.relation.words(),
+            tie.other
+        );
+    }
+    for (index, passage) in journey.passages.iter().enumerate() {
+        let packet = Packet::parse(&passage.traversal.headers);
+        if packet != shown {
+            if let Some(packet) = &packet {
+                let _ = writeln!(text, "  {BOLD}is now {packet}{BOLD:#}");
+            }
+            shown = packet;
+        }
+        table(&mut text, passage, context);
+        let changes: Vec<&Change> = journey
+            .changes
+            .iter()
+            .filter(|change| change.passage == index)
+            .collect();
+        for (place, step) in passage.steps.iter().enumerate() {
+            let made = changes.iter().filter(|change| change.step == Some(place));
+            let made: Vec<String> = made.map(|change| format!("[{}]", change.what)).collect();
+            step_line(&mut text, step, &made.join(" "), context);
+        }
+        if let Some(hotdrop) = &passage.hotdrop {
+            let rule = hotdrop.text.as_deref().map(printable).unwrap_or_default();
+            let label = printable(&hotdrop.label);
+            let _ = writeln!(
+                text,
+                "{:INDENT$}{PARTIAL}dropped by a match of {label}{PARTIAL:#}  {DIM}{rule}{DIM:#}",
+                ""
+            );
+        }
+        if let Some(why) = &passage.partial {
+            let _ = writeln!(
+                text,
+                "{:INDENT$}{PARTIAL}partial: {}{PARTIAL:#}",
+                "",
+                printable(why)
+            );
+        }
+        for change in changes.iter().filter(|change| change.step.is_none()) {
+            let _ = writeln!(
+                text,
+                "  {CHANGE}[{}] {}{CHANGE:#}",
+                change.what,
+                author(&change.by)
+            );
+        }
+    }
+    end(&mut text, journey);
+    text
 }
 
-fn table(traversal: &Traversal, time: &str, own_netns: Option<u32>) -> String {
+fn table(text: &mut String, passage: &Passage, context: &Context) {
+    let traversal = &passage.traversal;
     let style = verdict_style(traversal.verdict);
-    let mut line = format!(
-        "  {DIM}{time}{DIM:#} {}:{} {style}{}{style:#}",
+    let _ = write!(
+        text,
+        "  {DIM}{}{DIM:#} {}:{} {style}{}{style:#}",
+        context.clock.local(traversal.entered_ns),
         printable(&traversal.table),
-        printable(&traversal.chain),
+        printable(&passage.chain),
         traversal.verdict
     );
-    details(&mut line, traversal, None, own_netns);
-    line
+    details(text, traversal, None, context.own_netns);
+    let _ = writeln!(text, " {DIM}{}{DIM:#}", duration(passage.duration_ns()));
 }
 
-/// Steps on nf_tables.
-fn reported(steps: &[passage::Step]) -> String {
-    let mut text = String::new();
-    for step in steps {
-        let indent = 4 + 2 * usize::from(step.depth);
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{:indent$}{}", "", printable(&step.label()));
-        if let Some(rule) = &step.text {
-            let _ = write!(text, "  {DIM}{}{DIM:#}", printable(rule));
+/// A step: its name, the rule's text as far as there is room, what the chain is for, what the step changed.
+fn step_line(text: &mut String, step: &Step, changes: &str, context: &Context) {
+    let indent = INDENT + 2 * usize::from(step.depth);
+    let label = printable(&step.label());
+    let _ = write!(text, "{:indent$}{label}", "");
+    let meaning = step.meaning.as_deref().map(printable).unwrap_or_default();
+    let after: usize = [meaning.as_str(), changes]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .map(|part| 2 + columns(part))
+        .sum();
+    let mut below = None;
+    if let Some(rule) = &step.text {
+        let used = indent + columns(&label);
+        match place(&printable(rule), used, after, indent, context.width) {
+            Place::Behind(rule) => {
+                let _ = write!(text, "  {DIM}{rule}{DIM:#}");
+            }
+            Place::Below(rule, indent) => below = Some((rule, indent)),
         }
-        if let Some(after) = step.mark_after.filter(|after| *after != step.mark) {
-            let _ = write!(text, "  {CHANGE}[mark {:#x}>{after:#x}]{CHANGE:#}", step.mark);
-        }
-        text.push('\n');
     }
-    text
-}
-
-fn steps(traversal: &Traversal, rules: &Rules, path: &Path) -> String {
-    let mut text = String::new();
-    let mut depth: usize = 0;
-    for (index, step) in path.steps.iter().enumerate() {
-        let rule = rules.table.rule(step.offset);
-        if traversal_starts_over(rules, traversal, step) {
-            depth = 0;
-        }
-        let label = rules.labels.of(traversal.hook, step.offset);
-        let label = label.map_or_else(|| format!("offset {}", step.offset), |label| label.to_string());
-        let indent = 4 + 2 * depth;
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{:indent$}{}", "", printable(&label));
-        if let Some(rule) = rules.texts.of(&rules.table, step.offset) {
-            let _ = write!(text, "  {DIM}{}{DIM:#}", printable(&rule));
-        }
-        let after = path
-            .steps
-            .get(index + 1)
-            .map_or(traversal.mark_after, |next| Some(next.mark));
-        if let Some(after) = after.filter(|after| *after != step.mark) {
-            let _ = write!(text, "  {CHANGE}[mark {:#x}>{after:#x}]{CHANGE:#}", step.mark);
-        }
-        text.push('\n');
-        depth = rule.map_or(depth, |rule| depth_after(depth, rule, traversal));
+    if !meaning.is_empty() {
+        let _ = write!(text, "  {MEANING}{meaning}{MEANING:#}");
     }
-    text
+    if !changes.is_empty() {
+        let _ = write!(text, "  {CHANGE}{changes}{CHANGE:#}");
+    }
+    text.push('\n');
+    if let Some((rule, indent)) = below {
+        let _ = writeln!(text, "{:indent$}{DIM}{rule}{DIM:#}", "");
+    }
 }
 
-/// Whether a step is the policy of the built-in chain: however it was reached, nothing is pending any more.
-fn traversal_starts_over(rules: &Rules, traversal: &Traversal, step: &Step) -> bool {
-    let mut hooks = rules.table.hooks.iter();
-    hooks.any(|chain| chain.hook == traversal.hook && chain.underflow == step.offset)
-}
-
-fn depth_after(depth: usize, rule: &Rule, traversal: &Traversal) -> usize {
-    match rule.target {
-        Target::Standard(Standard::Jump(to)) if to != rule.next && !rule.is_goto(traversal.family) => {
-            depth + 1
-        }
-        Target::Standard(Standard::Return) => depth.saturating_sub(1),
-        _ => depth,
+fn end(text: &mut String, journey: &Journey) {
+    let style = outcome_style(&journey.outcome);
+    let _ = write!(text, "  {style}= {}{style:#}", fate(journey));
+    if let Some(rule) = journey.dropped_by() {
+        let _ = write!(text, " by {}", printable(&rule.label));
+    }
+    if let Some(packet) = leaves_as(journey) {
+        let _ = write!(text, " as {packet}");
+    }
+    let _ = writeln!(text, " after {}", duration(journey.duration_ns()));
+    for why in &journey.partial {
+        let _ = writeln!(text, "  {PARTIAL}partial: {}{PARTIAL:#}", printable(why));
     }
 }

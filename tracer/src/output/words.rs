@@ -6,8 +6,9 @@ use std::{collections::HashMap, fmt::Write as _};
 use anstyle::{AnsiColor, Style};
 
 use crate::{
+    journey::{By, Journey, Outcome, What},
     packet::Packet,
-    traversal::{Conntrack, PacketId, Traversal, Verdict},
+    traversal::{Conntrack, Device, PacketId, Traversal, Verdict},
 };
 
 /// Packets whose number is remembered. A packet that is seen again after so many others gets a new one.
@@ -77,6 +78,95 @@ pub(super) fn printable(name: &str) -> String {
     name.chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect()
+}
+
+/// `12.3µs`, `4.56ms`
+pub(super) fn duration(ns: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let ns_float = ns as f64;
+    match ns {
+        0..1_000 => format!("{ns}ns"),
+        1_000..1_000_000 => format!("{:.1}µs", ns_float / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2}ms", ns_float / 1e6),
+        _ => format!("{:.2}s", ns_float / 1e9),
+    }
+}
+
+/// What became of a journey, in words, without the rule that decided it.
+pub(super) fn fate(journey: &Journey) -> String {
+    let last = &journey.last().traversal;
+    let device = |device: &Option<Device>| match device {
+        Some(device) => printable(&device.name),
+        None => "?".to_owned(),
+    };
+    match &journey.outcome {
+        Outcome::Dropped { rejected: true, .. } => "rejected".to_owned(),
+        Outcome::Dropped { .. } => "dropped".to_owned(),
+        Outcome::DroppedByHook { function } => format!(
+            "dropped by another hook function after {}:{} (in {})",
+            printable(&last.table),
+            last.hook,
+            printable(function)
+        ),
+        Outcome::DroppedByKernel {
+            function: Some(function),
+        } => format!("accepted, then dropped by the kernel in {}", printable(function)),
+        Outcome::DroppedByKernel { function: None } => "accepted, then dropped by the kernel".to_owned(),
+        Outcome::Delivered => "delivered".to_owned(),
+        Outcome::Sent => format!("sent by {}", device(&last.out_device)),
+        Outcome::Stolen => "taken by a target".to_owned(),
+        Outcome::Queued { number } => format!("in queue {number}"),
+        Outcome::Accepted => "its end was not seen".to_owned(),
+    }
+}
+
+/// Who made a change, if that is not the step that it is shown at.
+pub(super) fn author(by: &By) -> String {
+    match by {
+        By::Step => String::new(),
+        By::Table => "by this table, it is not known which rule".to_owned(),
+        By::Nat { undone, decided } => {
+            let what = if *undone { "NAT undone" } else { "NAT" };
+            match decided {
+                Some(decided) => format!(
+                    "{what}, decided by {} for #{}",
+                    printable(&decided.rule.label),
+                    decided.journey
+                ),
+                None => format!("{what} of the connection, decided before the trace began"),
+            }
+        }
+        By::Forwarding => "forwarded".to_owned(),
+        By::Namespace => "on the way into another network namespace".to_owned(),
+        By::Unknown => "between two tables".to_owned(),
+    }
+}
+
+/// Source and destination as the packet left its last table, with what NAT did afterwards; `None` where they are as
+/// at the start.
+pub(super) fn leaves_as(journey: &Journey) -> Option<Packet> {
+    let mut packet = Packet::parse(&journey.last().traversal.headers)?;
+    for change in &journey.changes {
+        if change.passage + 1 == journey.passages.len() {
+            match change.what {
+                What::Source(_, after) => packet.set_source(after.address, after.port),
+                What::Destination(_, after) => packet.set_destination(after.address, after.port),
+                What::Mark(..) | What::Ttl(..) | What::Tos(..) => {}
+            }
+        }
+    }
+    (Some(packet) != Packet::parse(&journey.first().traversal.headers)).then_some(packet)
+}
+
+/// Colour of an outcome.
+pub(super) fn outcome_style(outcome: &Outcome) -> Style {
+    match outcome {
+        Outcome::Dropped { .. } | Outcome::DroppedByHook { .. } | Outcome::DroppedByKernel { .. } => {
+            AnsiColor::Red.on_default().bold()
+        }
+        Outcome::Delivered | Outcome::Sent | Outcome::Accepted => AnsiColor::Green.on_default(),
+        Outcome::Stolen | Outcome::Queued { .. } => AnsiColor::Yellow.on_default(),
+    }
 }
 
 pub(super) fn verdict_style(verdict: Verdict) -> Style {

@@ -59,3 +59,27 @@ impl Passage {
             .filter(|step| self.hotdrop.is_none() && step.action.verdict() == Some(self.traversal.verdict))
     }
 }
+
+impl Passage {
+    /// The chains that led to the last step: `FORWARD`, `cali-FORWARD`, `cali-from-wl-dispatch`, … A chain that was
+    /// left by a goto is among them, one that was returned from is not.
+    #[must_use]
+    pub fn chain_path(&self) -> Vec<&str> {
+        let mut path: Vec<(u16, &str)> = Vec::new();
+        let mut by_goto = false;
+        for step in &self.steps {
+            let chain: &str = &step.chain;
+            path.retain(|(depth, _)| *depth <= step.depth);
+            if !by_goto && let Some(known) = path.iter().position(|known| *known == (step.depth, chain)) {
+                path.truncate(known + 1);
+            } else {
+                if !by_goto {
+                    path.retain(|(depth, _)| *depth < step.depth);
+                }
+                path.push((step.depth, chain));
+            }
+            by_goto = matches!(step.action, Action::Goto(_));
+        }
+        path.into_iter().map(|(_, chain)| chain).collect()
+    }
+}

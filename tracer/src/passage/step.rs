@@ -65,6 +65,14 @@ impl Action {
         }
     }
 
+    /// Whether the target or statement that was called is one of these, which are named in upper case: nf_tables says
+    /// `dnat` where iptables says `DNAT`.
+    #[must_use]
+    pub fn is_one_of(&self, names: &[&str]) -> bool {
+        self.target()
+            .is_some_and(|target| names.iter().any(|name| name.eq_ignore_ascii_case(target)))
+    }
+
     /// Name of the target that was called, if one was.
     #[must_use]
     pub fn target(&self) -> Option<&str> {

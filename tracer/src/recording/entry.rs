@@ -33,6 +33,8 @@ pub(super) mod tag {
     pub(in crate::recording) const COUNTED: u32 = 6;
     /// [`super::End`]: the last entry of a recording that was finished.
     pub(in crate::recording) const END: u32 = 7;
+    /// [`super::FunctionName`].
+    pub(in crate::recording) const FUNCTION: u32 = 8;
 }
 
 /// How the records of a recording are laid out. Those of another layout cannot be read.
@@ -160,6 +162,15 @@ pub struct DeviceName {
     pub name: String,
 }
 
+/// Which function of the kernel an address lies in: one where a packet was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionName {
+    /// The address.
+    pub address: u64,
+    /// The function; `None` where the kernel did not tell.
+    pub name: Option<String>,
+}
+
 /// What was counted while it was recorded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
@@ -244,6 +255,8 @@ pub enum Entry {
     Unread(Unread),
     /// The name of a device.
     Device(DeviceName),
+    /// The name of a function.
+    Function(FunctionName),
     /// How it stood.
     Counted(Counted),
     /// The end.
@@ -326,6 +339,7 @@ impl Entry {
             tag::TABLE => Self::Table(Box::new(table(body)?)),
             tag::UNREAD => Self::Unread(from_json("unread table", body)?),
             tag::DEVICE => Self::Device(from_json("device", body)?),
+            tag::FUNCTION => Self::Function(from_json("function", body)?),
             tag::COUNTED => Self::Counted(from_json("counters", body)?),
             tag::END => Self::End(from_json("end", body)?),
             unknown => Self::Unknown(unknown),

@@ -19,7 +19,9 @@ mod source;
 mod tests;
 mod writer;
 
-pub use entry::{Counted, DeviceName, End, Entry, Host, RecordLayout, RecordedTable, Skips, TableId, Unread};
+pub use entry::{
+    Counted, DeviceName, End, Entry, FunctionName, Host, RecordLayout, RecordedTable, Skips, TableId, Unread,
+};
 pub use file::{CreateError, File};
 pub use reader::{Damage, Item, OpenError, Reader};
 pub use source::{Noting, Recorded};

@@ -9,7 +9,7 @@ use tracer_common::Generation;
 
 use super::{
     MAGIC, VERSION,
-    entry::{self, Counted, DeviceName, End, Host, Unread, tag},
+    entry::{self, Counted, DeviceName, End, FunctionName, Host, Unread, tag},
     frame,
 };
 use crate::explain::Rules;
@@ -66,6 +66,11 @@ impl<W: Write> Writer<W> {
     /// Notes the name of a device.
     pub fn device(&mut self, device: &DeviceName) {
         entry::put_json(self.pending(), tag::DEVICE, device);
+    }
+
+    /// Notes the name of a function; before the first end of a packet that has its address.
+    pub fn function(&mut self, function: &FunctionName) {
+        entry::put_json(self.pending(), tag::FUNCTION, function);
     }
 
     /// Notes how the counters stand.

@@ -1,0 +1,429 @@
+//! Where results go: joins what is explained to journeys where a format shows these, writes each format to its
+//! place, and sums up.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::Context as _;
+use clap::ValueEnum as _;
+
+use super::exit::Failure;
+use crate::{
+    event::End,
+    explain::Explanation,
+    journey::{Journey, Journeys, Tally},
+    output::{self, Clock, Context, Format, Output, Unit},
+    passage::Passage,
+    traversal::Traversal,
+};
+
+/// Rules listed in the summary, of each kind.
+const LISTED_MAX: usize = 10;
+
+/// Where results are to go, as it was typed: `[FORMAT:]FILE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The format, if it was named or the file's name says it.
+    format: Option<Format>,
+    /// The file; `None` for standard output.
+    file: Option<PathBuf>,
+}
+
+impl Destination {
+    /// Whether it is standard output.
+    #[must_use]
+    pub fn is_stdout(&self) -> bool {
+        self.file.is_none()
+    }
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = text
+            .split_once(':')
+            .and_then(|(name, file)| Some((Format::from_str(name, false).ok()?, file)));
+        let (format, file) = match named {
+            Some((format, file)) => (Some(format), file),
+            None => (None, text),
+        };
+        if file.is_empty() {
+            return Err("no file is named; - is standard output".to_owned());
+        }
+        let file = (file != "-").then(|| PathBuf::from(file));
+        let format = format.or_else(|| by_name(file.as_deref()?));
+        Ok(Self { format, file })
+    }
+}
+
+/// The format that a file's name asks for.
+fn by_name(file: &Path) -> Option<Format> {
+    Some(match file.extension()?.to_str()? {
+        "json" | "jsonl" | "ndjson" => Format::Json,
+        _ => return None,
+    })
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// More is wanted.
+    Open,
+    /// So many results as were asked for were written.
+    Enough,
+    /// Nobody reads the output any more.
+    Closed,
+}
+
+/// Takes what was explained, writes results.
+pub struct Results {
+    sinks: Vec<Sink>,
+    /// Where a format shows journeys.
+    journeys: Option<Journeys>,
+    tally: Tally,
+    shown: u64,
+    shown_max: Option<u64>,
+    state: State,
+}
+
+struct Sink {
+    format: Format,
+    output: Box<dyn Output>,
+    place: String,
+}
+
+impl Results {
+    /// Opens every destination; without any, standard output in this format, or in the one for a terminal or a pipe.
+    ///
+    /// # Errors
+    /// A file that cannot be created, or bytes for a terminal.
+    pub fn open(
+        format: Option<Format>,
+        destinations: &[Destination],
+        context: &Context,
+        shown_max: Option<u64>,
+    ) -> Result<Self, Failure> {
+        let stdout_alone = [Destination {
+            format: None,
+            file: None,
+        }];
+        let destinations = if destinations.is_empty() {
+            &stdout_alone
+        } else {
+            destinations
+        };
+        let mut sinks = Vec::new();
+        for destination in destinations {
+            sinks.push(Sink::open(destination, format, context.clone())?);
+        }
+        let of_journeys = |sink: &Sink| sink.format.shows() == Unit::Journey;
+        let journeys = sinks.iter().any(of_journeys).then(Journeys::default);
+        Ok(Self {
+            sinks,
+            journeys,
+            tally: Tally::default(),
+            shown: 0,
+            shown_max,
+            state: State::Open,
+        })
+    }
+
+    /// Whether any format shows rules.
+    #[must_use]
+    pub fn show_rules(&self) -> bool {
+        self.sinks.iter().any(|sink| sink.format.shows_rules())
+    }
+
+    /// Whether any format shows the rules' texts.
+    #[must_use]
+    pub fn show_texts(&self) -> bool {
+        self.sinks.iter().any(|sink| sink.format.shows_texts())
+    }
+
+    /// Whether ends of packets are needed.
+    #[must_use]
+    pub fn need_ends(&self) -> bool {
+        self.journeys.is_some()
+    }
+
+    /// Whether there are journeys that wait for something to come, or for time to pass.
+    #[must_use]
+    pub fn wait(&self) -> bool {
+        self.journeys
+            .as_ref()
+            .is_some_and(|journeys| !journeys.is_empty())
+    }
+
+    /// What is wanted yet.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Who dropped what, and which NAT rules were used.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Takes a traversal with its path.
+    ///
+    /// # Errors
+    /// What a writer says.
+    pub fn traversal(
+        &mut self,
+        traversal: Traversal,
+        explanation: Option<&Explanation>,
+    ) -> anyhow::Result<()> {
+        self.write(Unit::Traversal, |output| {
+            output.traversal(&traversal, explanation)
+        })?;
+        if self.journeys.is_none() {
+            self.count();
+            return Ok(());
+        }
+        self.passage(Passage::of(traversal, explanation));
+        Ok(())
+    }
+
+    /// Takes a passage of any backend for its journey.
+    pub fn passage(&mut self, passage: Passage) {
+        if let Some(journeys) = &mut self.journeys {
+            journeys.passage(passage);
+        }
+    }
+
+    /// Takes the end of a packet; `function` tells what lies at an address.
+    pub fn end(&mut self, end: &End, function: impl FnOnce(u64) -> Option<String>) {
+        if let Some(journeys) = &mut self.journeys {
+            journeys.end(end, function);
+        }
+    }
+
+    /// Writes the journeys that are over at this time, `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    /// What a writer says.
+    pub fn at(&mut self, now_ns: u64) -> anyhow::Result<()> {
+        let over = self.journeys.as_mut().map(|journeys| journeys.over(now_ns));
+        self.journeys_over(over.unwrap_or_default())
+    }
+
+    /// Writes what is left: nothing comes any more.
+    ///
+    /// # Errors
+    /// What a writer says.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
+        let rest = self.journeys.as_mut().map(Journeys::rest);
+        self.journeys_over(rest.unwrap_or_default())?;
+        self.flush()
+    }
+
+    /// Hands what was written to the operating system.
+    ///
+    /// # Errors
+    /// What a writer says.
+    pub fn flush(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.sinks.len() {
+            let written = self.sinks[index].output.flush();
+            self.written(index, written)?;
+        }
+        Ok(())
+    }
+
+    fn journeys_over(&mut self, over: Vec<Journey>) -> anyhow::Result<()> {
+        for journey in over {
+            if self.state != State::Open {
+                return Ok(());
+            }
+            self.tally.add(&journey);
+            let drops_alone = self.sinks.iter().all(|sink| sink.format == Format::Drops);
+            if drops_alone && !journey.outcome.is_drop() {
+                continue;
+            }
+            self.write(Unit::Journey, |output| output.journey(&journey))?;
+            self.count();
+        }
+        Ok(())
+    }
+
+    fn count(&mut self) {
+        self.shown += 1;
+        if self.shown_max == Some(self.shown) && self.state == State::Open {
+            self.state = State::Enough;
+        }
+    }
+
+    fn write(&mut self, unit: Unit, write: impl Fn(&mut dyn Output) -> io::Result<()>) -> anyhow::Result<()> {
+        for index in 0..self.sinks.len() {
+            if self.sinks[index].format.shows() == unit {
+                let written = write(&mut *self.sinks[index].output);
+                self.written(index, written)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A closed pipe (`tracer trace | head`) is a way to say enough; anything else is an error.
+    fn written(&mut self, index: usize, written: io::Result<()>) -> anyhow::Result<()> {
+        match written {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.state = State::Closed;
+                Ok(())
+            }
+            Err(error) => Err(error).context(format!("failed to write: {}", self.sinks[index].place)),
+        }
+    }
+
+    /// What was shown: `12 packets`, or `40 traversals` where no format joins them.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let unit = if self.journeys.is_some() {
+            "packets"
+        } else {
+            "traversals"
+        };
+        format!("{} {unit} shown", self.shown)
+    }
+
+    /// What came together: journeys, drops by rule, NAT rules; a line for each, empty where no format joins journeys.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let Some(journeys) = &self.journeys else {
+            return String::new();
+        };
+        let counts = journeys.counts();
+        let mut text = format!(
+            "journeys: {} complete, {} partial",
+            counts.journeys - counts.partial,
+            counts.partial
+        );
+        // Writing to a string cannot fail.
+        if counts.cut > 0 {
+            let _ = write!(text, " ({} cut, too many at once)", counts.cut);
+        }
+        text.push('\n');
+        if self.tally.dropped > 0 {
+            let _ = writeln!(text, "dropped or rejected: {}", self.tally.dropped);
+            let drops = self.tally.drops();
+            list(
+                &mut text,
+                drops.iter().map(|(count, who)| (*count, who.to_string())),
+            );
+        }
+        let nat = self.tally.nat();
+        if !nat.is_empty() {
+            text.push_str("NAT decided by:\n");
+            list(
+                &mut text,
+                nat.iter().map(|(count, rule)| {
+                    let rule_text = rule.text.as_deref().unwrap_or_default();
+                    (*count, format!("{}  {rule_text}", rule.label))
+                }),
+            );
+        }
+        text
+    }
+}
+
+fn list(text: &mut String, entries: impl ExactSizeIterator<Item = (u64, String)>) {
+    let more = entries.len().saturating_sub(LISTED_MAX);
+    for (count, entry) in entries.take(LISTED_MAX) {
+        let entry: String = entry
+            .trim_end()
+            .chars()
+            .map(|c| if c.is_control() { '?' } else { c })
+            .collect();
+        let _ = writeln!(text, "  {count:>8}  {entry}");
+    }
+    if more > 0 {
+        let _ = writeln!(text, "            and {more} more rules");
+    }
+}
+
+impl Sink {
+    fn open(
+        destination: &Destination,
+        format: Option<Format>,
+        mut context: Context,
+    ) -> Result<Self, Failure> {
+        let terminal = destination.file.is_none() && io::stdout().is_terminal();
+        let by_default = if terminal { Format::Tree } else { Format::Line };
+        let format = destination.format.or(format).unwrap_or(by_default);
+        let (writer, place): (Box<dyn io::Write>, String) = match &destination.file {
+            Some(file) => {
+                let place = file.display().to_string();
+                let created = File::create(file).with_context(|| format!("failed to create: {place}"))?;
+                (to_file(created), place)
+            }
+            None => (stdout(), "standard output".to_owned()),
+        };
+        if !terminal {
+            context.width = None;
+        }
+        let output =
+            output::new(format, writer, context).with_context(|| format!("failed to write: {place}"))?;
+        Ok(Self {
+            format,
+            output,
+            place,
+        })
+    }
+}
+
+/// Files have no colours.
+fn to_file(file: File) -> Box<dyn io::Write> {
+    Box::new(io::BufWriter::new(anstream::StripStream::new(file)))
+}
+
+fn stdout() -> Box<dyn io::Write> {
+    let stdout = io::stdout();
+    let plain = anstream::AutoStream::choice(&stdout) == anstream::ColorChoice::Never;
+    if plain {
+        Box::new(io::BufWriter::new(anstream::StripStream::new(stdout)))
+    } else {
+        Box::new(io::BufWriter::new(stdout))
+    }
+}
+
+/// What is the same for all formats: the network namespace that needs no mention, and the clock of the machine where it
+/// happened.
+#[must_use]
+pub fn context(own_netns: Option<u32>, clock: Clock) -> Context {
+    Context {
+        own_netns,
+        clock,
+        width: terminal_size::terminal_size().map(|(width, _)| usize::from(width.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn destination(text: &str) -> Destination {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_destination_has_a_format_of_its_own_or_by_its_name() {
+        let plain = destination("/tmp/a.txt");
+        assert_eq!((plain.format, plain.file), (None, Some("/tmp/a.txt".into())));
+        let named = destination("json:/tmp/a.txt");
+        assert_eq!(
+            (named.format, named.file),
+            (Some(Format::Json), Some("/tmp/a.txt".into()))
+        );
+        assert_eq!(destination("a.json").format, Some(Format::Json));
+        assert_eq!(destination("tree:-").file, None);
+        assert_eq!(destination("10:20").file, Some("10:20".into()));
+        assert!(Destination::from_str("json:").is_err());
+    }
+}

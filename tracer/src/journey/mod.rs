@@ -1,0 +1,163 @@
+//! The whole way of a packet: its passages joined from the first hook to the last, what changed it and where, and
+//! how it ended.
+//!
+//! Everything here is pure and bounded in memory: passages and ends of packets in, journeys out. `assemble.rs` joins,
+//! the other files say what can be said of a journey once it is over.
+
+mod assemble;
+mod changes;
+mod connections;
+mod outcome;
+mod relations;
+mod tally;
+
+use std::{fmt, ops::Range, sync::Arc};
+
+pub use assemble::{Counts, Journeys};
+pub use changes::{By, Change, What};
+pub use connections::{Decided, Flow};
+pub use outcome::Outcome;
+pub use relations::{Relation, Tie};
+pub use tally::{Tally, Who};
+
+use crate::{
+    passage::{Backend, Passage, Step},
+    traversal::{Device, Hook},
+};
+
+/// The whole way of one packet.
+#[derive(Clone, Debug)]
+pub struct Journey {
+    /// Numbers count packets in the order in which they appeared, from 1.
+    pub number: u64,
+    /// Its passages in order, at least one.
+    pub passages: Vec<Passage>,
+    /// What changed it, in order.
+    pub changes: Vec<Change>,
+    /// The connections that it belonged to: one for each network namespace in which it was tracked.
+    pub flows: Vec<Flow>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Other packets that it has to do with.
+    pub ties: Vec<Tie>,
+    /// When its end was seen, `CLOCK_MONOTONIC`; `None` where it was not.
+    pub ended_ns: Option<u64>,
+    /// Why what is said here is not certain, or not all; empty where it is complete.
+    pub partial: Vec<String>,
+}
+
+/// Consecutive passages at one hook of one network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Station {
+    /// The hook.
+    pub hook: Hook,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// In device.
+    pub in_device: Option<Device>,
+    /// Out device.
+    pub out_device: Option<Device>,
+    /// The passages, as places in [`Journey::passages`].
+    pub passages: Range<usize>,
+}
+
+/// A rule, named so that it can be found again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RuleRef {
+    /// Whose rule.
+    pub backend: Backend,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// `table:chain:rule:number`
+    pub label: String,
+    /// Its text, where texts were read.
+    pub text: Option<Arc<str>>,
+}
+
+impl RuleRef {
+    /// A step of a passage.
+    #[must_use]
+    pub fn of(passage: &Passage, step: &Step) -> Self {
+        Self {
+            backend: passage.backend,
+            netns: passage.traversal.netns,
+            label: format!("{}:{}", passage.traversal.table, step.label()),
+            text: step.text.clone(),
+        }
+    }
+}
+
+impl fmt::Display for RuleRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.label)
+    }
+}
+
+impl Journey {
+    /// The hooks that it passed, each with the tables there.
+    #[must_use]
+    pub fn stations(&self) -> Vec<Station> {
+        let mut stations: Vec<Station> = Vec::new();
+        for (index, passage) in self.passages.iter().enumerate() {
+            let traversal = &passage.traversal;
+            match stations.last_mut() {
+                Some(last) if last.hook == traversal.hook && last.netns == traversal.netns => {
+                    last.passages.end = index + 1;
+                    // Within OUTPUT a mark or NAT may route the packet anew.
+                    last.out_device.clone_from(&traversal.out_device);
+                }
+                _ => stations.push(Station {
+                    hook: traversal.hook,
+                    netns: traversal.netns,
+                    in_device: traversal.in_device.clone(),
+                    out_device: traversal.out_device.clone(),
+                    passages: index..index + 1,
+                }),
+            }
+        }
+        stations
+    }
+
+    /// The first passage.
+    #[must_use]
+    pub fn first(&self) -> &Passage {
+        &self.passages[0]
+    }
+
+    /// The last passage.
+    #[must_use]
+    pub fn last(&self) -> &Passage {
+        &self.passages[self.passages.len() - 1]
+    }
+
+    /// Steps over all tables.
+    #[must_use]
+    pub fn steps_len(&self) -> usize {
+        self.passages.iter().map(|passage| passage.steps.len()).sum()
+    }
+
+    /// From the first entry to the end, or where that was not seen to the last return.
+    #[must_use]
+    pub fn duration_ns(&self) -> u64 {
+        let end = self.ended_ns.unwrap_or(self.last().traversal.left_ns);
+        end.saturating_sub(self.first().traversal.entered_ns)
+    }
+
+    /// The rule, return or policy that dropped or rejected it, if one did.
+    #[must_use]
+    pub fn dropped_by(&self) -> Option<RuleRef> {
+        let Outcome::Dropped { passage, .. } = self.outcome else {
+            return None;
+        };
+        let passage = self.passages.get(passage)?;
+        if let Some(hotdrop) = &passage.hotdrop {
+            return Some(RuleRef {
+                backend: passage.backend,
+                netns: passage.traversal.netns,
+                label: format!("{}:{}", passage.traversal.table, hotdrop.label),
+                text: hotdrop.text.clone(),
+            });
+        }
+        passage.decided_by().map(|step| RuleRef::of(passage, step))
+    }
+}

@@ -1,0 +1,103 @@
+//! What became of a packet, and who decided it.
+
+use super::assemble::Ending;
+use crate::{
+    passage::Passage,
+    traversal::{Hook, Verdict},
+};
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A table dropped it.
+    Dropped {
+        /// Place of the passage in the journey; [`super::Journey::dropped_by`] has the rule.
+        passage: usize,
+        /// Whether the sender was told (`REJECT`).
+        rejected: bool,
+    },
+    /// The tables accepted it, but another hook function of netfilter dropped it: connection tracking, another kind
+    /// of tables, IPVS.
+    DroppedByHook {
+        /// The function of the kernel.
+        function: String,
+    },
+    /// The tables accepted it, but the kernel dropped it elsewhere.
+    DroppedByKernel {
+        /// The function of the kernel, where it could be told.
+        function: Option<String>,
+    },
+    /// Delivered on this machine.
+    Delivered,
+    /// Sent, and not seen again.
+    Sent,
+    /// A target took it (`STOLEN`).
+    Stolen,
+    /// Waits in a queue for a process, or waited there when it was last seen.
+    Queued {
+        /// Number of the queue.
+        number: u16,
+    },
+    /// Every table that it met accepted it; its end was not seen.
+    Accepted,
+}
+
+impl Outcome {
+    /// Whether netfilter dropped it.
+    #[must_use]
+    pub fn is_drop(&self) -> bool {
+        matches!(self, Self::Dropped { .. } | Self::DroppedByHook { .. })
+    }
+
+    /// One word: `DROP`, `REJECT`, `ACCEPT`, `STOLEN`, `QUEUE`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Dropped { rejected: true, .. } => "REJECT",
+            Self::Dropped { .. } | Self::DroppedByHook { .. } | Self::DroppedByKernel { .. } => "DROP",
+            Self::Delivered | Self::Sent | Self::Accepted => "ACCEPT",
+            Self::Stolen => "STOLEN",
+            Self::Queued { .. } => "QUEUE",
+        }
+    }
+
+    /// Of a journey that is over.
+    pub(super) fn of(passages: &[Passage], ending: &Ending) -> Self {
+        let Some((index, last)) = passages.iter().enumerate().next_back() else {
+            return Self::Accepted;
+        };
+        match last.traversal.verdict {
+            Verdict::Drop => Self::Dropped {
+                passage: index,
+                rejected: last
+                    .decided_by()
+                    .is_some_and(|step| step.action.is_one_of(&["REJECT"])),
+            },
+            Verdict::Stolen => Self::Stolen,
+            Verdict::Queue { number, .. } if *ending == Ending::Unseen => Self::Queued { number },
+            _ => match ending {
+                Ending::Dropped(function) => match function {
+                    Some(function) if is_hook_runner(function) => Self::DroppedByHook {
+                        function: function.clone(),
+                    },
+                    function => Self::DroppedByKernel {
+                        function: function.clone(),
+                    },
+                },
+                Ending::Consumed if last.traversal.hook == Hook::LocalIn => Self::Delivered,
+                Ending::Consumed if last.traversal.hook == Hook::PostRouting => Self::Sent,
+                Ending::Consumed | Ending::Unseen => Self::Accepted,
+            },
+        }
+    }
+}
+
+/// Whether a function drops packets because a hook function said so: `net/netfilter/core.c`,
+/// `net/netfilter/nf_queue.c`, and `nft_do_chain`, which drops at once from 6.12 on.
+fn is_hook_runner(function: &str) -> bool {
+    let name = function.split(' ').next().unwrap_or(function);
+    matches!(
+        name,
+        "nf_hook_slow" | "nf_hook_slow_list" | "nf_reinject" | "nf_queue" | "nft_do_chain"
+    )
+}
