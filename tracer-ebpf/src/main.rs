@@ -110,6 +110,16 @@ fn rules_made(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// `struct xt_table_info *xt_replace_table(struct xt_table *table, unsigned int num_counters, struct xt_table_info
+/// *newinfo, int *error)`
+#[kprobe]
+fn rules_used(ctx: ProbeContext) -> u32 {
+    if let Some(table_info) = ctx.arg(2) {
+        rules::made(table_info);
+    }
+    0
+}
+
 /// `void xt_free_table_info(struct xt_table_info *info)`
 #[kprobe]
 fn rules_freed(ctx: ProbeContext) -> u32 {

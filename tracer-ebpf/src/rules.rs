@@ -9,7 +9,8 @@ use crate::{
     offset,
 };
 
-/// `xt_alloc_table_info` returned: whatever lay at this address before is another generation.
+/// `xt_alloc_table_info` returned, or `xt_replace_table` is called with it: whatever lay at this address before is
+/// another generation, and no packet has met this one.
 #[inline(always)]
 pub(crate) fn made(table_info: u64) {
     if table_info == 0 {

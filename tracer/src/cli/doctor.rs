@@ -122,6 +122,7 @@ probes and where they go
 - kprobe          skb_attempt_defer_free not in this kernel, not needed
 ! kprobe          xt_free_table_info     not found
 ! kretprobe       xt_alloc_table_info    not found
+- kprobe          xt_replace_table       not in this kernel, not needed
 ! kretprobe       xt_find_table_lock     not found
 ! kretprobe       ipt_do_table           not found
 ! kprobe          ipt_do_table           not found

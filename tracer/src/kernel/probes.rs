@@ -88,6 +88,9 @@ pub const KFREE_SKB_PARTIAL: &str = "kfree_skb_partial";
 pub const SKB_ATTEMPT_DEFER_FREE: &str = "skb_attempt_defer_free";
 /// Makes room for the rules of a table: `net/netfilter/x_tables.c`.
 const XT_ALLOC_TABLE_INFO: &str = "xt_alloc_table_info";
+/// Puts them into force: `net/netfilter/x_tables.c`. Its entry is never skipped, while a return is where too many calls
+/// are under way; so that a replacement is seen even if [`XT_ALLOC_TABLE_INFO`] was not.
+const XT_REPLACE_TABLE: &str = "xt_replace_table";
 /// Gives it back: `net/netfilter/x_tables.c`.
 const XT_FREE_TABLE_INFO: &str = "xt_free_table_info";
 /// Finds a table for whoever reads or replaces its rules: `net/netfilter/x_tables.c`.
@@ -111,6 +114,7 @@ pub const FUNCTIONS: &[&str] = &[
     KFREE_SKB_PARTIAL,
     SKB_ATTEMPT_DEFER_FREE,
     XT_ALLOC_TABLE_INFO,
+    XT_REPLACE_TABLE,
     XT_FREE_TABLE_INFO,
     XT_FIND_TABLE_LOCK,
     NFT_DO_CHAIN,
@@ -154,7 +158,7 @@ pub enum Purpose {
 
 /// Every program with a probe of its own, in the order in which they are attached: the ends of packets' lives and
 /// of rules first, and returns before entries, so that no traversal is half seen.
-pub const PROGRAMS: [Program; 17] = {
+pub const PROGRAMS: [Program; 18] = {
     use Kind::{Kprobe, Kretprobe, RawTracepoint};
     use Purpose::{Life, Nftables, NftablesRules, Rules, Tables};
 
@@ -166,6 +170,7 @@ pub const PROGRAMS: [Program; 17] = {
         Program::new("skb_freed", Kprobe, SKB_ATTEMPT_DEFER_FREE, Life).optional(),
         Program::new("rules_freed", Kprobe, XT_FREE_TABLE_INFO, Rules),
         Program::new("rules_made", Kretprobe, XT_ALLOC_TABLE_INFO, Rules),
+        Program::new("rules_used", Kprobe, XT_REPLACE_TABLE, Rules).optional(),
         Program::new("rules_looked_up", Kretprobe, XT_FIND_TABLE_LOCK, Rules),
         Program::new("ipt_leave", Kretprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),
         Program::new("ipt_enter", Kprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),

@@ -12,6 +12,7 @@ ffffffff81a00100 t kfree_skbmem
 ffffffff81a00200 T kfree_skb_partial
 ffffffff81a00300 T skb_attempt_defer_free
 ffffffffc0a0b000 t xt_alloc_table_info\t[x_tables]
+ffffffffc0a0b080 t xt_replace_table\t[x_tables]
 ffffffffc0a0b100 t xt_free_table_info\t[x_tables]
 ffffffffc0a0b200 t xt_find_table_lock\t[x_tables]
 ffffffffc0a1b000 t ipt_do_table\t[ip_tables]
