@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
+use crate::process;
 use crate::setup;
 use crate::workspace::Workspace;
 
@@ -61,6 +62,32 @@ pub(crate) fn tracer(ws: &Workspace) -> Result<PathBuf> {
         .args(["--package=tracer", "--bin=tracer", "--release"])
         .env("TRACER_EBPF_OBJECT", object);
     only(executables(cargo)?, "tracer")
+}
+
+/// Builds tracer for any node: with the C library inside, stripped.
+///
+/// The target is named so that the flags are tracer's alone: build scripts and macros run on this machine.
+pub(crate) fn static_tracer(ws: &Workspace) -> Result<PathBuf> {
+    let object = ebpf(ws)?;
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let mut cargo = cargo(ws, "build", &ws.target().join("dist/build"));
+    cargo
+        .args(["--package=tracer", "--bin=tracer", "--release", "--locked"])
+        .args(["--target", &target])
+        .env("TRACER_EBPF_OBJECT", object)
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            "-Ctarget-feature=+crt-static\x1f-Cstrip=symbols",
+        );
+    only(executables(cargo)?, "tracer")
+}
+
+/// Runs an example of the tracer package with one argument.
+pub(crate) fn run_example(ws: &Workspace, name: &str, argument: &Path) -> Result<()> {
+    let mut cargo = cargo(ws, "build", &ws.target());
+    cargo.args(["--package=tracer", "--example", name]);
+    let example = only(executables(cargo)?, name)?;
+    process::output(Command::new(example).arg(argument)).map(drop)
 }
 
 /// Builds what runs in guests: tracer and the release binaries of the `tests` package.

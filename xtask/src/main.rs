@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod error;
 mod interrupts;
 mod lint;
@@ -56,6 +57,8 @@ enum Command {
     Run(run::Args),
     /// Show tracer at work on a node in a test machine
     Demo(demo::Args),
+    /// Make a release archive: a static binary, man pages, completions
+    Dist(dist::Args),
     /// Check format and lints, also of the eBPF programs
     Lint(lint::Args),
     /// Run the tests: unit tests here, scenarios in a test machine of each kernel
@@ -86,6 +89,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Build(args) => build::command(&args).map(done),
         Command::Run(args) => run::command(&args).map(done),
         Command::Demo(args) => demo::command(args),
+        Command::Dist(args) => dist::command(&args).map(done),
         Command::Lint(args) => lint::command(&args).map(done),
         Command::Test(args) => test::command(&args),
         Command::Oracle(args) => oracle::command(&args),

@@ -13,7 +13,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::exit::{Exit, Failure};
 use crate::kernel::machine::Machine;
@@ -103,6 +103,12 @@ Examples:
   tracer show node.rec                         anywhere
   tracer show node.rec tcp --format log        some of it, in another format
   tracer show a.rec b.rec                      two nodes, by time of day";
+
+/// The command line, for what is made of it: man pages, completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
 
 /// Runs the command that was typed.
 #[must_use]
