@@ -7,6 +7,7 @@ pub mod account;
 pub mod bench;
 pub mod campaign;
 pub mod command;
+pub mod demo;
 pub mod http;
 pub mod job;
 pub mod kernel_state;

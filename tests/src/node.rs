@@ -101,6 +101,15 @@ impl NodePort {
         SocketAddr::new(twin::address(self.family, NODE), NODEPORT)
     }
 
+    /// Gets the page at another address of the service.
+    ///
+    /// # Errors
+    ///
+    /// When another page comes, or none.
+    pub fn get_page_at(&self, address: SocketAddr) -> Result<()> {
+        get_page(address)
+    }
+
     /// The namespace of the pod.
     #[must_use]
     pub fn pod(&self) -> &Namespace {

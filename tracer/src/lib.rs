@@ -10,6 +10,7 @@ pub mod explain;
 pub mod filter;
 pub mod journey;
 pub mod kernel;
+pub mod names;
 pub mod nftables;
 pub mod output;
 pub mod packet;

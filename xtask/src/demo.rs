@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: tracer at work on the node of the `NodePort` article, in a guest.
+//! `cargo xtask demo`: tracer at work on a case of the articles, in a guest.
 
 use std::io;
 use std::process::ExitCode;
@@ -10,6 +10,24 @@ use crate::setup::Series;
 use crate::vm::{Job, Lab};
 use crate::workspace::Workspace;
 
+/// The formats of tracer.
+const FORMATS: [&str; 10] = [
+    "tree", "line", "drops", "stats", "tables", "log", "json", "diagram", "mermaid", "pcapng",
+];
+/// The cases of `tests/src/demo.rs`.
+const CASES: [&str; 10] = [
+    "nodeport-local",
+    "nodeport-from-outside",
+    "clusterip",
+    "calico-pod-to-pod",
+    "docker-calico-1-host-to-container",
+    "docker-calico-2-container-to-host",
+    "docker-calico-3-container-to-other-node",
+    "docker-calico-4-other-node-to-container-dropped",
+    "docker-calico-5-container-to-container",
+    "docker-calico-6-container-to-container-of-other-node",
+];
+
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Options of `cargo xtask demo`.
@@ -19,13 +37,16 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SERIES", default_value = "6.12")]
     kernel: Series,
     /// Output format of tracer
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", value_parser = FORMATS)]
     format: Option<String>,
+    /// What to show: a case of the articles
+    #[arg(long, value_name = "CASE", default_value = CASES[0], value_parser = CASES)]
+    case: String,
 }
 
 /// Boots the guest and runs the demonstration there; tracer's output is all that goes to standard output.
 pub(crate) fn command(args: Args) -> Result<ExitCode> {
-    let mut argv = vec!["demo".to_owned()];
+    let mut argv = vec!["demo".to_owned(), args.case];
     argv.extend(
         args.format
             .into_iter()

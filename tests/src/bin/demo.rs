@@ -1,4 +1,5 @@
-//! Shows tracer at work on the node of the `NodePort` case. Only tracer writes to standard output.
+//! Shows tracer at work on a case: `demo CASE`, and what more there is goes to `tracer trace`. Only tracer writes to
+//! standard output.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -7,12 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::command::Running;
-use tests::{node, wait};
+use tests::{demo, traffic, wait};
 
 const READY_FILE: &str = "/run/tracer.ready";
 
 fn main() -> ExitCode {
-    match demo() {
+    match show() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");
@@ -21,16 +22,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn demo() -> Result<()> {
-    eprintln!("setting up a Kubernetes node: kube-proxy, flannel and docker rules, a pod behind a NodePort");
-    let node = node::nodeport()?;
-    let address = node.address();
-    let port = address.port().to_string();
+fn show() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    let case = demo::case(&words.next().unwrap_or_else(|| "nodeport-local".to_owned()))?;
+    eprintln!("setting up: {}", case.about);
+    let send = (case.set_up)()?;
 
     let mut command = Command::new("tracer");
     command
-        .args(["trace", "--port", &port, "--ready-file", READY_FILE])
-        .args(std::env::args_os().skip(1));
+        .arg("trace")
+        .args(case.filter.split(' '))
+        .args(["--ready-file", READY_FILE])
+        .args(words);
     let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
     eprintln!("starting: tracer {}", words.join(" "));
     let mut tracer = Running(command.spawn().context("failed to start: tracer")?);
@@ -41,9 +44,10 @@ fn demo() -> Result<()> {
         }
     })?;
 
-    eprintln!("getting a page: http://{address}/");
-    node.get_page()?;
-    eprintln!("the page came back; stopping tracer");
+    eprintln!("sending");
+    send()?;
+    traffic::settle()?;
+    eprintln!("all went as it should; stopping tracer");
     let pid = i32::try_from(tracer.0.id()).context("failed to read process id")?;
     kill(Pid::from_raw(pid), Signal::SIGINT).context("failed to stop tracer")?;
     wait::until("tracer to end", || {

@@ -35,6 +35,7 @@ Examples:
   tracer trace 'tcp and not port 22'     a filter in tcpdump's syntax
   tracer trace -p icmp --duration 10s    ten seconds of pings
   tracer trace -t filter --hook FORWARD  what filter says of forwarded packets
+  tracer drops                           which rule drops packets?
   tracer trace --write node.rec          keep it all; tracer show node.rec
 
 Exit codes:
@@ -51,10 +52,26 @@ enum Command {
     /// Follow packets through the tables and print their path
     #[command(after_help = TRACE_HELP)]
     Trace(Box<trace::TraceArgs>),
+    /// Print the packets that netfilter drops or rejects, each with the rule that did
+    ///
+    /// The same as `trace --format drops`; with --stats a table of the rules that drop.
+    #[command(after_help = DROPS_HELP)]
+    Drops(Box<trace::DropsArgs>),
     /// Show what a trace has kept in a file, on any machine
     #[command(after_help = SHOW_HELP)]
     Show(Box<show::ShowArgs>),
 }
+
+const DROPS_HELP: &str = "\
+Examples:
+  tracer drops                  every packet that a rule, a policy or another hook
+                                function drops
+  tracer drops 'tcp port 443'   only of these packets
+  tracer drops --stats          a live table: how many packets each rule dropped
+
+A line has: time, #packet, DROP or REJECT, the packet, devices, the rule with its
+text, and the chains that led to it. What the kernel drops outside of netfilter is
+not shown; `tracer trace` shows it.";
 
 const TRACE_HELP: &str = "\
 Formats:
@@ -66,6 +83,9 @@ Formats:
   drops   one line for each packet that netfilter dropped or rejected, with the
           rule and the chains that led to it
   json    one object for each packet, for programs (docs/json.md)
+  diagram a drawing of each packet's way from chain to chain; mermaid the same
+          for Markdown
+  pcapng  the packets with their path as comment, for Wireshark and tshark
   tables  one line for each table: time, #packet (the same number at each of its
           tables), table:CHAIN, verdict, devices, the packet, len, ct (conntrack
           state), mark (before>after where it changed), owner of the socket,
@@ -130,6 +150,7 @@ pub fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Doctor => doctor::run(&machine),
         Command::Trace(args) => trace::run(args, &machine).map(|()| Exit::Done),
+        Command::Drops(args) => trace::run(&args.as_trace(), &machine).map(|()| Exit::Done),
         Command::Show(args) => show::run(args),
     };
     result.unwrap_or_else(|failure| report(&failure)).into()
@@ -138,4 +159,16 @@ pub fn main() -> ExitCode {
 fn report(failure: &Failure) -> Exit {
     let _ = writeln!(io::stderr(), "{failure}");
     failure.exit()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn flags_do_not_collide() {
+        Cli::command().debug_assert();
+    }
 }

@@ -9,10 +9,10 @@ use std::{
     str::FromStr,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::ValueEnum as _;
 
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use crate::{
     event::End,
     explain::Explanation,
@@ -66,6 +66,8 @@ impl FromStr for Destination {
 fn by_name(file: &Path) -> Option<Format> {
     Some(match file.extension()?.to_str()? {
         "json" | "jsonl" | "ndjson" => Format::Json,
+        "pcapng" => Format::Pcapng,
+        "mmd" | "mermaid" => Format::Mermaid,
         _ => return None,
     })
 }
@@ -222,7 +224,11 @@ impl Results {
     pub fn finish(&mut self) -> anyhow::Result<()> {
         let rest = self.journeys.as_mut().map(Journeys::rest);
         self.journeys_over(rest.unwrap_or_default())?;
-        self.flush()
+        for index in 0..self.sinks.len() {
+            let written = self.sinks[index].output.finish();
+            self.written(index, written)?;
+        }
+        Ok(())
     }
 
     /// Hands what was written to the operating system.
@@ -243,12 +249,12 @@ impl Results {
                 return Ok(());
             }
             self.tally.add(&journey);
-            let drops_alone = self.sinks.iter().all(|sink| sink.format == Format::Drops);
-            if drops_alone && !journey.outcome.is_drop() {
-                continue;
-            }
             self.write(Unit::Journey, |output| output.journey(&journey))?;
-            self.count();
+            // Of packets that no format shows none counts.
+            let mut formats = self.sinks.iter().map(|sink| sink.format);
+            if journey.outcome.is_drop() || !formats.all(|format| format == Format::Drops) {
+                self.count();
+            }
         }
         Ok(())
     }
@@ -361,9 +367,16 @@ impl Sink {
             Some(file) => {
                 let place = file.display().to_string();
                 let created = File::create(file).with_context(|| format!("failed to create: {place}"))?;
-                (to_file(created), place)
+                (to_file(created, format), place)
             }
-            None => (stdout(), "standard output".to_owned()),
+            None if terminal && format.is_binary() => {
+                return Err(Failure::hinted(
+                    Exit::Usage,
+                    anyhow!("failed to write: standard output: it is a terminal, and the format is no text"),
+                    "name a file: --output FILE.pcapng",
+                ));
+            }
+            None => (stdout(format), "standard output".to_owned()),
         };
         if !terminal {
             context.width = None;
@@ -379,14 +392,18 @@ impl Sink {
 }
 
 /// Files have no colours.
-fn to_file(file: File) -> Box<dyn io::Write> {
-    Box::new(io::BufWriter::new(anstream::StripStream::new(file)))
+fn to_file(file: File, format: Format) -> Box<dyn io::Write> {
+    if format.is_binary() {
+        Box::new(io::BufWriter::new(file))
+    } else {
+        Box::new(io::BufWriter::new(anstream::StripStream::new(file)))
+    }
 }
 
-fn stdout() -> Box<dyn io::Write> {
+fn stdout(format: Format) -> Box<dyn io::Write> {
     let stdout = io::stdout();
     let plain = anstream::AutoStream::choice(&stdout) == anstream::ColorChoice::Never;
-    if plain {
+    if plain && !format.is_binary() {
         Box::new(io::BufWriter::new(anstream::StripStream::new(stdout)))
     } else {
         Box::new(io::BufWriter::new(stdout))

@@ -44,8 +44,8 @@ pub struct ShowArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
     /// Write results to this file instead of standard output; FORMAT: before it, or its name's end
-    /// (.json), chooses a format of its own. Can be given several times; - is standard output
-    #[arg(long, short = 'o', value_name = "[FORMAT:]FILE")]
+    /// (.json, .pcapng, .mmd), chooses a format of its own. Can be given several times; - is standard output
+    #[arg(long, value_name = "[FORMAT:]FILE")]
     output: Vec<Destination>,
     /// Stop after this many results: packets, with `tables` and `log` alone traversals of a table
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

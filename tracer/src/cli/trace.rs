@@ -56,8 +56,8 @@ pub struct TraceArgs {
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
     /// Write results to this file instead of standard output; FORMAT: before it, or its name's end
-    /// (.json), chooses a format of its own. Can be given several times; - is standard output
-    #[arg(long, short = 'o', value_name = "[FORMAT:]FILE")]
+    /// (.json, .pcapng, .mmd), chooses a format of its own. Can be given several times; - is standard output
+    #[arg(long, value_name = "[FORMAT:]FILE")]
     output: Vec<Destination>,
     /// Keep everything in this file for `tracer show`: records and the rules that they met; - is standard output
     #[arg(short, long, value_name = "FILE")]
@@ -81,6 +81,28 @@ pub struct TraceArgs {
     /// Size of the buffer between kernel and tracer, in KiB; raise it when records are lost
     #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     ring_kib: u32,
+}
+
+/// Arguments of `tracer drops`.
+#[derive(Args, Clone, Debug)]
+pub struct DropsArgs {
+    #[command(flatten)]
+    trace: TraceArgs,
+    /// Show a table of the rules that drop, renewed each second on a terminal, instead of a line for each packet
+    #[arg(long, conflicts_with_all = ["format", "output", "write"])]
+    stats: bool,
+}
+
+impl DropsArgs {
+    /// The trace that shows drops alone.
+    #[must_use]
+    pub fn as_trace(&self) -> TraceArgs {
+        let format = if self.stats { Format::Stats } else { Format::Drops };
+        TraceArgs {
+            format: self.trace.format.or(Some(format)),
+            ..self.trace.clone()
+        }
+    }
 }
 
 /// `500ms`, `10s`, `5m`, `1h`; seconds where there is no unit.

@@ -10,6 +10,8 @@ mod connections;
 mod outcome;
 mod relations;
 mod tally;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::{fmt, ops::Range, sync::Arc};
 

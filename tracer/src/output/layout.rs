@@ -110,7 +110,7 @@ mod tests {
                 ) {
                     Place::Behind(short) => {
                         assert!(
-                            short.is_empty() || used + 2 + columns(&short) + usize::from(*after) <= width
+                            columns(&short) == 0 || used + 2 + columns(&short) + usize::from(*after) <= width
                         );
                     }
                     Place::Below(short, indent) => assert!(indent + columns(&short) <= width),

@@ -4,14 +4,21 @@
 //! ([`Format::shows`]).
 
 mod clock;
+mod diagram;
 mod drops;
 mod json;
 pub mod kernel_log;
 mod layout;
 mod line;
 mod log;
+mod mermaid;
+mod pcapng;
+mod stats;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod tree;
+mod way;
 mod words;
 
 use std::io;
@@ -29,12 +36,20 @@ pub enum Format {
     Line,
     /// One line for each packet that netfilter dropped or rejected: the rule, and the chains that led to it
     Drops,
+    /// A table of the rules that drop or reject packets, with how many
+    Stats,
     /// One line for each table that a packet passed; reads no rules and costs least
     Tables,
     /// The lines that the kernel's TRACE target would have logged, from `TRACE: ` on
     Log,
     /// One JSON object for each packet; docs/json.md says what is in it
     Json,
+    /// A drawing of each packet's way from chain to chain
+    Diagram,
+    /// The same for Mermaid, which draws it in Markdown
+    Mermaid,
+    /// The packets with their path as comment, for Wireshark and tshark
+    Pcapng,
 }
 
 /// What a format shows.
@@ -52,7 +67,14 @@ impl Format {
     pub fn shows(self) -> Unit {
         match self {
             Self::Tables | Self::Log => Unit::Traversal,
-            Self::Tree | Self::Line | Self::Drops | Self::Json => Unit::Journey,
+            Self::Tree
+            | Self::Line
+            | Self::Drops
+            | Self::Stats
+            | Self::Json
+            | Self::Diagram
+            | Self::Mermaid
+            | Self::Pcapng => Unit::Journey,
         }
     }
 
@@ -60,6 +82,12 @@ impl Format {
     #[must_use]
     pub fn shows_rules(self) -> bool {
         self != Self::Tables
+    }
+
+    /// Whether it is not text.
+    #[must_use]
+    pub fn is_binary(self) -> bool {
+        self == Self::Pcapng
     }
 
     /// Whether it shows the rules' texts.
@@ -92,6 +120,14 @@ pub trait Output {
     /// # Errors
     /// What the writer says.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// Writes what can be written only when nothing comes any more, and hands it on.
+    ///
+    /// # Errors
+    /// What the writer says.
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush()
+    }
 }
 
 /// What is the same for all formats.
@@ -113,9 +149,13 @@ pub fn new(format: Format, writer: Box<dyn io::Write>, context: Context) -> io::
     Ok(match format {
         Format::Tree => Box::new(tree::Tree::new(writer, context)),
         Format::Line => Box::new(line::Line::new(writer, context)),
+        Format::Stats => Box::new(stats::Stats::new(writer, &context)),
         Format::Drops => Box::new(drops::Drops::new(writer, context)),
         Format::Tables => Box::new(tables::Tables::new(writer, context.own_netns, context.clock)),
         Format::Log => Box::new(log::Log::new(writer)),
         Format::Json => Box::new(json::Json::new(writer, context)),
+        Format::Diagram => Box::new(diagram::Diagram::new(writer, context)),
+        Format::Mermaid => Box::new(mermaid::Mermaid::new(writer)),
+        Format::Pcapng => Box::new(pcapng::Pcapng::new(writer, context)?),
     })
 }

@@ -102,7 +102,10 @@ fn render(journey: &Journey, context: &Context) -> String {
         for (place, step) in passage.steps.iter().enumerate() {
             let made = changes.iter().filter(|change| change.step == Some(place));
             let made: Vec<String> = made.map(|change| format!("[{}]", change.what)).collect();
-            step_line(&mut text, step, &made.join(" "), context);
+            let before = place.checked_sub(1).and_then(|place| passage.steps.get(place));
+            let enters = before.is_none_or(|before| before.chain != step.chain && before.depth <= step.depth);
+            let meaning = step.meaning.as_deref().filter(|_| enters);
+            step_line(&mut text, step, meaning, &made.join(" "), context);
         }
         if let Some(hotdrop) = &passage.hotdrop {
             let rule = hotdrop.text.as_deref().map(printable).unwrap_or_default();
@@ -150,11 +153,13 @@ fn table(text: &mut String, passage: &Passage, context: &Context) {
 }
 
 /// A step: its name, the rule's text as far as there is room, what the chain is for, what the step changed.
-fn step_line(text: &mut String, step: &Step, changes: &str, context: &Context) {
+fn step_line(text: &mut String, step: &Step, meaning: Option<&str>, changes: &str, context: &Context) {
     let indent = INDENT + 2 * usize::from(step.depth);
     let label = printable(&step.label());
     let _ = write!(text, "{:indent$}{label}", "");
-    let meaning = step.meaning.as_deref().map(printable).unwrap_or_default();
+    let meaning = meaning
+        .map(|meaning| format!("({})", printable(meaning)))
+        .unwrap_or_default();
     let after: usize = [meaning.as_str(), changes]
         .into_iter()
         .filter(|part| !part.is_empty())

@@ -11,9 +11,8 @@ use crate::{
 };
 
 impl Passage {
-    /// Of a legacy table: what was recorded, and the path where one was asked for.
-    #[must_use]
-    pub fn legacy(traversal: Traversal, explanation: Option<&Explanation>) -> Self {
+    /// Of a legacy table.
+    pub(super) fn legacy(traversal: Traversal, explanation: Option<&Explanation>) -> Self {
         let (steps, hotdrop) = match explanation {
             Some(Explanation::Path { rules, path }) => {
                 (steps(&traversal, rules, path), hotdrop(&traversal, rules, path))

@@ -28,7 +28,7 @@ pub struct Step {
     pub mark_after: Option<u32>,
     /// The packet's headers when the rule was met, as far as they are certain.
     pub headers: Arc<[u8]>,
-    /// What the chain is for, in a person's words, where it is known.
+    /// What the chain is for, in a person's words, where [`crate::names`] knows.
     pub meaning: Option<Arc<str>>,
 }
 

@@ -1,0 +1,120 @@
+//! The cases of the articles, to be shown: each a node, traffic, and the packets to look at.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+
+use crate::command;
+use crate::neighbours::Family;
+use crate::node;
+use crate::node::calico::calico;
+use crate::node::docker_calico::{
+    DockerCalico, MASTER, SLAVE, WEB0, WEB1, WEB2, WEB3, docker_calico, ping, ping_in_vain,
+};
+use crate::node::outside::outside;
+use crate::traffic::Place;
+
+/// A case.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Its name: that of its page in `docs/cases` too.
+    pub name: &'static str,
+    /// What is set up.
+    pub about: &'static str,
+    /// What tracer is to look at.
+    pub filter: &'static str,
+    /// Sets it up in the current network namespace.
+    pub set_up: fn() -> Result<Traffic>,
+}
+
+/// Makes the traffic once; the node is there as long as this is.
+pub type Traffic = Box<dyn FnOnce() -> Result<()>>;
+
+/// Where a service of the first case is reached from within the cluster.
+const CLUSTER_IP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 106, 13, 14)), 80);
+
+/// All cases.
+pub const CASES: [Case; 10] = [
+    Case {
+        name: "nodeport-local",
+        about: "a Kubernetes node (kube-proxy, flannel, docker) that asks for a page at a NodePort of its own",
+        filter: "--proto tcp",
+        set_up: || {
+            let node = node::nodeport()?;
+            Ok(Box::new(move || node.get_page()))
+        },
+    },
+    Case {
+        name: "nodeport-from-outside",
+        about: "another machine that asks for a page at a NodePort, with the pod on this node's bridge",
+        filter: "--proto tcp",
+        set_up: || {
+            let node = outside()?;
+            Ok(Box::new(move || node.get_page()))
+        },
+    },
+    Case {
+        name: "clusterip",
+        about: "a Kubernetes node that asks for a page at the address that a service has in the cluster",
+        filter: "--proto tcp",
+        set_up: || {
+            let node = node::nodeport()?;
+            command::run("ip route add default dev eth0")?;
+            Ok(Box::new(move || node.get_page_at(CLUSTER_IP)))
+        },
+    },
+    Case {
+        name: "calico-pod-to-pod",
+        about: "two pods of one node with calico, of which one pings the other",
+        filter: "--proto icmp",
+        set_up: || {
+            let node = calico(Family::V4)?;
+            Ok(Box::new(move || node.ping()))
+        },
+    },
+    docker("docker-calico-1-host-to-container", || {
+        docker_way(|_| ping(Place::Here, WEB0))
+    }),
+    docker("docker-calico-2-container-to-host", || {
+        docker_way(|nodes| ping(Place::There(&nodes.web1), MASTER))
+    }),
+    docker("docker-calico-3-container-to-other-node", || {
+        docker_way(|nodes| ping(Place::There(&nodes.web1), SLAVE))
+    }),
+    docker("docker-calico-4-other-node-to-container-dropped", || {
+        docker_way(|nodes| ping_in_vain(&nodes.slave, WEB1))
+    }),
+    docker("docker-calico-5-container-to-container", || {
+        docker_way(|nodes| ping(Place::There(&nodes.web1), WEB2))
+    }),
+    docker("docker-calico-6-container-to-container-of-other-node", || {
+        docker_way(|nodes| ping(Place::There(&nodes.web1), WEB3))
+    }),
+];
+
+/// One of the six ways of docker and calico.
+const fn docker(name: &'static str, set_up: fn() -> Result<Traffic>) -> Case {
+    Case {
+        name,
+        about: "two nodes with docker and calico, of which one pod or node pings another",
+        filter: "--proto icmp",
+        set_up,
+    }
+}
+
+fn docker_way(traffic: fn(&DockerCalico) -> Result<()>) -> Result<Traffic> {
+    let nodes = docker_calico()?;
+    Ok(Box::new(move || traffic(&nodes)))
+}
+
+/// The case of this name.
+///
+/// # Errors
+///
+/// When there is none; the error lists those that there are.
+pub fn case(name: &str) -> Result<Case> {
+    CASES.into_iter().find(|case| case.name == name).with_context(|| {
+        let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
+        format!("failed to find case: {name}\nhint: one of {}", names.join(", "))
+    })
+}

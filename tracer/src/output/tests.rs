@@ -1,0 +1,203 @@
+//! Every format of journeys, with the same three packets: a request to a `NodePort`, its reply, and one that is rejected.
+
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex},
+};
+
+use pcap_file::pcapng::{Block, PcapNgReader, blocks::enhanced_packet::EnhancedPacketOption};
+use serde_json::Value;
+
+use super::*;
+use crate::journey::tests::samples;
+
+/// Collects what is written.
+#[derive(Clone, Default)]
+struct Sheet(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Sheet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn written(format: Format, width: Option<usize>) -> Vec<u8> {
+    let sheet = Sheet::default();
+    let context = Context {
+        own_netns: Some(0),
+        clock: Clock::with_offset_ns(1_700_000_000_000_000_000),
+        width,
+    };
+    let mut output = new(format, Box::new(sheet.clone()), context).unwrap();
+    for journey in samples() {
+        output.journey(&journey).unwrap();
+    }
+    output.finish().unwrap();
+    drop(output);
+    sheet.0.lock().unwrap().split_off(0)
+}
+
+fn text(format: Format, width: Option<usize>) -> String {
+    let text = String::from_utf8(written(format, width)).unwrap();
+    anstream::adapter::strip_str(&text).to_string()
+}
+
+#[test]
+fn json_is_what_the_schema_says() {
+    let schema: Value = serde_json::from_str(include_str!("../../../docs/journey.schema.json")).unwrap();
+    let mut schemas = boon::Schemas::new();
+    let mut compiler = boon::Compiler::new();
+    compiler.add_resource("journey.schema.json", schema).unwrap();
+    let schema = compiler.compile("journey.schema.json", &mut schemas).unwrap();
+    let valid = |object: &Value| {
+        schemas
+            .validate(object, schema)
+            .map_err(|error| error.to_string())
+    };
+    let lines = text(Format::Json, None);
+    assert_eq!(lines.lines().count(), 3);
+    for line in lines.lines() {
+        let object: Value = serde_json::from_str(line).unwrap();
+        valid(&object).unwrap_or_else(|error| panic!("{error}\n{line}"));
+        // The schema does look.
+        let mut other = object.clone();
+        other["tables"][0]["surprise"] = 1.into();
+        assert!(valid(&other).is_err());
+    }
+    let example = include_str!("../../../docs/json.md");
+    let (_, example) = example.split_once("```json\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let example: Value = serde_json::from_str(example).unwrap();
+    valid(&example).unwrap_or_else(|error| panic!("the example: {error}"));
+}
+
+#[test]
+fn json_has_the_rules_that_decided() {
+    let lines = text(Format::Json, None);
+    let objects: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(objects[0]["changes"][0]["by"], "step");
+    assert_eq!(objects[0]["outcome"]["leaves_as"]["destination_port"], 8080);
+    assert_eq!(
+        objects[1]["changes"][0]["decided_by"]["rule"],
+        "nat:KUBE-POSTROUTING:rule:2"
+    );
+    assert_eq!(
+        objects[2]["outcome"]["rule"]["rule"],
+        "filter:cali-tw-cali1:rule:2"
+    );
+}
+
+#[test]
+fn a_line_has_the_way_and_who_changed_the_packet() {
+    let lines = text(Format::Line, None);
+    let lines: Vec<&str> = lines.lines().collect();
+    assert!(
+        lines[0].contains(
+            " #1 ACCEPT TCP 192.168.199.34:35318 > 192.168.199.34:32275 SYN len=40 OUTPUT POSTROUTING(flannel.1) \
+             ct=NEW destination=192.168.199.34:32275>10.244.3.3:8080 by nat:KUBE-SEP-X:rule:2 "
+        ),
+        "{}",
+        lines[0]
+    );
+    assert!(
+        lines[2].contains("; rejected by filter:cali-tw-cali1:rule:2  -A"),
+        "{}",
+        lines[2]
+    );
+}
+
+#[test]
+fn drops_are_the_packets_that_netfilter_dropped() {
+    let lines = text(Format::Drops, None);
+    assert_eq!(lines.lines().count(), 1);
+    assert!(
+        lines.contains(
+            "REJECT TCP 192.168.199.34:1 > 10.244.3.3:2 SYN len=40 in=eth0 out=cali1 by filter:cali-tw"
+        ),
+        "{lines}"
+    );
+    assert!(
+        lines.contains("# to the workload at cali1  (FORWARD > cali-FORWARD > cali-tw-cali1)"),
+        "{lines}"
+    );
+    let table = text(Format::Stats, None);
+    assert!(
+        table.starts_with("   packets  dropped by, of 3 packets\n         1  filter:cali-tw-cali1"),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_tree_fits_a_narrow_terminal() {
+    let wide = text(Format::Tree, None);
+    assert!(wide.contains("默认拒绝"), "{wide}");
+    assert!(
+        wide.contains("= rejected by filter:cali-tw-cali1:rule:2"),
+        "{wide}"
+    );
+    assert!(
+        wide.contains("NAT undone, decided by nat:KUBE-SEP-X:rule:2 for #1"),
+        "{wide}"
+    );
+    let narrow = text(Format::Tree, Some(60));
+    for line in narrow.lines().filter(|line| line.contains("-A ")) {
+        assert!(layout::columns(line) <= 60 || line.contains('['), "{line}");
+    }
+}
+
+#[test]
+fn a_drawing_goes_from_chain_to_chain() {
+    let drawing = text(Format::Diagram, None);
+    let (_, last) = drawing.split_once("#3 ").unwrap();
+    assert_eq!(
+        last,
+        "TCP 192.168.199.34:1 > 10.244.3.3:2 SYN\n\n  --> eth0\n      |\n      V\n  [filter] FORWARD\n      |\n      \
+         |  rule 1\n      V\n  [filter] cali-FORWARD\n      |\n      |  rule 4\n      V\n  [filter] cali-tw-cali1  \
+         (to the workload at cali1)\n  = rejected by filter:cali-tw-cali1:rule:2\n\n"
+    );
+    let mermaid = text(Format::Mermaid, None);
+    assert_eq!(mermaid.matches("```mermaid\nflowchart TD\n").count(), 3);
+    assert!(mermaid.contains("n2 -- \"rule 4\" --> n3"), "{mermaid}");
+}
+
+#[test]
+fn pcapng_is_read_back_with_a_comment_for_each_hook() {
+    let bytes = written(Format::Pcapng, None);
+    let mut reader = PcapNgReader::new(&bytes[..]).unwrap();
+    let mut packets = Vec::new();
+    let mut interfaces = 0;
+    while let Some(block) = reader.next_block() {
+        match block.unwrap() {
+            Block::InterfaceDescription(_) => interfaces += 1,
+            Block::EnhancedPacket(packet) => {
+                let comment = packet.options.iter().find_map(|option| match option {
+                    EnhancedPacketOption::Comment(comment) => Some(comment.to_string()),
+                    _ => None,
+                });
+                packets.push((packet.original_len, packet.timestamp.as_secs(), comment.unwrap()));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(packets.len(), 5);
+    assert_eq!(interfaces, 3);
+    assert!(
+        packets
+            .iter()
+            .all(|(len, seconds, _)| (*len, *seconds) == (40, 1_700_000_000))
+    );
+    assert!(
+        packets[4]
+            .2
+            .ends_with("= rejected by filter:cali-tw-cali1:rule:2"),
+        "{}",
+        packets[4].2
+    );
+}

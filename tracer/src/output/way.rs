@@ -1,0 +1,128 @@
+//! A journey as drawings show it: devices and chains, one after another, with what happened between them.
+
+use std::sync::Arc;
+
+use super::words::author;
+use crate::{
+    journey::{Change, Journey},
+    passage::Action,
+    ruleset::Kind,
+};
+
+/// A place on the way.
+#[derive(Debug)]
+pub(super) enum Node {
+    /// A device that it came in or went out by.
+    Device {
+        /// Its name.
+        name: String,
+        /// Whether it came in by it.
+        into: bool,
+        /// What happened before.
+        before: Vec<String>,
+    },
+    /// A chain that it went through, or back to.
+    Chain {
+        /// The table.
+        table: String,
+        /// The chain.
+        chain: Arc<str>,
+        /// What the chain is for.
+        meaning: Option<Arc<str>>,
+        /// What happened before.
+        before: Vec<String>,
+    },
+}
+
+impl Node {
+    /// What happened on the way to it.
+    pub(super) fn notes_before(&self) -> &[String] {
+        match self {
+            Self::Device { before, .. } | Self::Chain { before, .. } => before,
+        }
+    }
+}
+
+/// The places on a packet's way. A chain that was empty is left out, and so is coming back to a chain in which nothing
+/// more happened.
+pub(super) fn way(journey: &Journey) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    let mut notes: Vec<String> = Vec::new();
+    let mut known_in = None;
+    for (index, passage) in journey.passages.iter().enumerate() {
+        let traversal = &passage.traversal;
+        if let Some(device) = &traversal.in_device
+            && known_in.as_ref() != Some(&(traversal.netns, device.ifindex))
+        {
+            known_in = Some((traversal.netns, device.ifindex));
+            nodes.push(Node::Device {
+                name: device.name.clone(),
+                into: true,
+                before: std::mem::take(&mut notes),
+            });
+        }
+        let changes: Vec<&Change> = journey
+            .changes
+            .iter()
+            .filter(|change| change.passage == index)
+            .collect();
+        let mut last: Option<(&str, u16)> = None;
+        for (place, step) in passage.steps.iter().enumerate() {
+            let made: Vec<String> = changes
+                .iter()
+                .filter(|change| change.step == Some(place))
+                .map(|change| change.what.to_string())
+                .collect();
+            let silent = made.is_empty() && step.kind == Kind::Return && step.action == Action::Return;
+            if silent && last != Some((&step.chain, step.depth)) {
+                // An empty chain, or one in which no rule matched: nothing happened there.
+                continue;
+            }
+            if last != Some((&step.chain, step.depth)) {
+                nodes.push(Node::Chain {
+                    table: traversal.table.clone(),
+                    chain: Arc::clone(&step.chain),
+                    meaning: step.meaning.clone(),
+                    before: std::mem::take(&mut notes),
+                });
+                last = Some((&step.chain, step.depth));
+            }
+            if silent {
+                continue;
+            }
+            let number = step
+                .number
+                .map_or_else(String::new, |number| format!(" {number}"));
+            let what = match &step.action {
+                Action::Jump(_) | Action::Goto(_) if made.is_empty() => String::new(),
+                action => format!(": {action}"),
+            };
+            let made = if made.is_empty() {
+                String::new()
+            } else {
+                format!(", {}", made.join(", "))
+            };
+            notes.push(format!("{}{number}{what}{made}", step.kind));
+        }
+        if let Some(hotdrop) = &passage.hotdrop {
+            notes.push(format!("dropped by a match of {}", hotdrop.label));
+        }
+        for change in changes.iter().filter(|change| change.step.is_none()) {
+            notes.push(format!("{} ({})", change.what, author(&change.by)));
+        }
+        let next = journey.passages.get(index + 1).map(|next| &next.traversal);
+        let leaves = next.is_none_or(|next| next.hook != traversal.hook || next.netns != traversal.netns);
+        if leaves
+            && traversal.hook == crate::traversal::Hook::PostRouting
+            && let Some(device) = &traversal.out_device
+            && !journey.outcome.is_drop()
+        {
+            nodes.push(Node::Device {
+                name: device.name.clone(),
+                into: false,
+                before: std::mem::take(&mut notes),
+            });
+        }
+    }
+    nodes
+}
