@@ -118,3 +118,76 @@ pub fn case(name: &str) -> Result<Case> {
         format!("failed to find case: {name}\nhint: one of {}", names.join(", "))
     })
 }
+
+/// The packets of a tree that a page shows: the first of each direction, by their numbers.
+const SHOWN: [&str; 2] = ["#1 ", "#2 "];
+
+/// What a page shows of a tree, with names for what is another each time: times and how long something took,
+/// namespaces, the client's port.
+#[must_use]
+pub fn page(tree: &str) -> String {
+    let mut packets: Vec<String> = Vec::new();
+    for line in tree.lines() {
+        if line.starts_with('#') {
+            packets.push(String::new());
+        }
+        if let Some(packet) = packets.last_mut() {
+            packet.push_str(&without_accidents(line));
+            packet.push('\n');
+        }
+    }
+    let shown = |start: &&str| packets.iter().find(|packet| packet.starts_with(*start));
+    SHOWN.iter().filter_map(shown).cloned().collect()
+}
+
+fn without_accidents(line: &str) -> String {
+    /// Where ports of clients begin: `net.ipv4.ip_local_port_range`.
+    const CLIENTS: u32 = 32_768;
+    /// `11:49:28.577233`
+    const TIME_LEN: usize = 15;
+
+    let table = line
+        .strip_prefix("  ")
+        .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let mut text = match table {
+        Some(rest) => format!("  TIME{}", rest.get(TIME_LEN..).unwrap_or_default()),
+        None => line.to_owned(),
+    };
+    if (table.is_some() || line.starts_with("  = "))
+        && let Some((rest, _)) = text.rsplit_once(' ')
+    {
+        text = format!("{rest} TOOK");
+    }
+    let mut named = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        let digits = rest[at..].bytes().take_while(u8::is_ascii_digit).count();
+        let number = &rest[at..at + digits];
+        named.push_str(&rest[..at]);
+        let is_port = named.ends_with(':') && number.parse().is_ok_and(|port: u32| port >= CLIENTS);
+        named.push_str(match () {
+            () if is_port => "PORT",
+            () if named.ends_with("netns=") => "OTHER",
+            () => number,
+        });
+        rest = &rest[at + digits..];
+    }
+    named.push_str(rest);
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_no_accidents() {
+        let tree = "#1 TCP 10.0.0.1:56910 > 10.0.0.1:32275 SYN len=60\n  15:42:47.047079 raw:OUTPUT ACCEPT out=lo \
+            netns=4026532173 2.23ms\n    OUTPUT:policy:1  -P OUTPUT ACCEPT\n  = sent by eth0 after 1s\n#3 other\n";
+        assert_eq!(
+            page(tree),
+            "#1 TCP 10.0.0.1:PORT > 10.0.0.1:32275 SYN len=60\n  TIME raw:OUTPUT ACCEPT out=lo netns=OTHER TOOK\n    \
+             OUTPUT:policy:1  -P OUTPUT ACCEPT\n  = sent by eth0 after TOOK\n"
+        );
+    }
+}

@@ -11,9 +11,7 @@ use crate::account::{Seen, Selection, packets, published, same_as_published};
 use crate::neighbours::Family;
 use crate::node;
 use crate::node::outside::outside;
-use crate::ruleset;
 use crate::trace_log::Line;
-use crate::tracer::Tracer;
 use crate::traffic::stay_on_processor;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -21,7 +19,6 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("paths::nodeport::local", || local(Family::V4)),
         trial("paths::nodeport::local_v6", || local(Family::V6)),
         trial("paths::nodeport::from_outside", from_outside),
-        trial("paths::nodeport::as_a_tree", as_a_tree),
     ]
 }
 
@@ -117,47 +114,4 @@ fn is_changed_back(reply: &[Line], node: IpAddr) -> Result<()> {
 
 fn addressed(line: &Line) -> Option<IpAddr> {
     line.field("DST")?.parse().ok()
-}
-
-/// What a user sees of the first packet: every table, every rule with its text, every change.
-fn as_a_tree() -> Result<()> {
-    let node = node::nodeport()?;
-    let tracer = Tracer::start("--format tree --proto tcp --dport 32275")?;
-    node.get_page()?;
-    let text = tracer.stop_as_text()?;
-    let first: String = text
-        .shown
-        .lines()
-        .take_while(|line| !line.starts_with("#2 "))
-        .map(|line| line.to_owned() + "\n")
-        .collect();
-    let shown = without_accidents(&first)?;
-    let expected = ruleset::fixture("nodeport-local.tree")?;
-    ensure!(shown == expected, "tracer shows:\n{shown}");
-    Ok(())
-}
-
-/// A tree with names for what is another one each time: the port of the client, the time, which stands before a
-/// table, and how long it took, which stands last.
-fn without_accidents(tree: &str) -> Result<String> {
-    /// `11:49:28.577233`
-    const TIME_LEN: usize = 15;
-
-    let source = tree.split_whitespace().nth(2).context("no packet")?;
-    let (_, port) = source.rsplit_once(':').context("no port")?;
-    let timed = |line: &str| {
-        let (rest, _) = line.rsplit_once(' ').unwrap_or((line, ""));
-        format!("{rest} TOOK\n")
-    };
-    let line = |line: &str| {
-        let line = line.replace(&format!(":{port}"), ":PORT");
-        match line.strip_prefix("  ") {
-            Some(table) if table.starts_with(|first: char| first.is_ascii_digit()) => {
-                timed(&format!("  TIME{}", table.get(TIME_LEN..).unwrap_or_default()))
-            }
-            Some(end) if end.starts_with("= ") => timed(&line),
-            _ => line + "\n",
-        }
-    };
-    Ok(tree.lines().map(line).collect())
 }

@@ -345,10 +345,11 @@ impl Open {
                 partial.push("not followed beyond this table: too many packets at once".to_owned());
             }
         }
+        let outcome = Outcome::of(&self.passages, &ending);
         Journey {
             number: self.number,
-            outcome: Outcome::of(&self.passages, &ending),
-            changes: changes::find(&self.passages, &self.flows),
+            changes: changes::find(&self.passages, &self.flows, &outcome),
+            outcome,
             passages: self.passages,
             flows: self.flows,
             ties: self.ties,

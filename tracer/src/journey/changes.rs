@@ -2,12 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
+use super::Outcome;
 use super::connections::{Decided, Flow, Manip, manipulates, nat_rule};
 use crate::{
     connection::{Endpoint, Translation},
     packet::{Packet, Transport},
     passage::Passage,
-    traversal::{Conntrack, ConntrackState, Hook, Verdict},
+    traversal::{Conntrack, ConntrackState, Hook},
 };
 
 /// A change.
@@ -182,7 +183,7 @@ pub(super) fn endpoints(packet: &Packet) -> (Endpoint, Endpoint) {
 }
 
 /// Everything that changed a packet on its way.
-pub(super) fn find(passages: &[Passage], flows: &[Flow]) -> Vec<Change> {
+pub(super) fn find(passages: &[Passage], flows: &[Flow], outcome: &Outcome) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut now: Option<Look> = None;
     for (index, passage) in passages.iter().enumerate() {
@@ -195,7 +196,9 @@ pub(super) fn find(passages: &[Passage], flows: &[Flow]) -> Vec<Change> {
         }
         now = Some(within(&mut changes, index, entry, passage));
     }
-    if let (Some(index), Some(now)) = (passages.len().checked_sub(1), now) {
+    if let (Some(index), Some(now)) = (passages.len().checked_sub(1), now)
+        && goes_on(&passages[index], outcome)
+    {
         after_the_last(&mut changes, index, &now, &passages[index], flows);
     }
     changes
@@ -334,10 +337,24 @@ fn nat_of(passage: &Passage, what: &What, flows: &[Flow]) -> Option<By> {
     })
 }
 
-/// NAT changes the source after the last table of INPUT and POSTROUTING, where no table sees it any more. For a
-/// connection that is known this is no guess: `nf_nat_packet` (`net/netfilter/nf_nat_core.c`) makes of every packet
-/// the inverse of the other direction's tuple. A packet that only has to do with the connection (an ICMP error) is
-/// left out.
+/// Whether NAT has had its say after the last table: right there at INPUT and POSTROUTING, where it comes last, and
+/// elsewhere if the packet has gone on to one of these.
+fn goes_on(last: &Passage, outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Delivered | Outcome::Sent | Outcome::Passed => true,
+        Outcome::Accepted | Outcome::DroppedByKernel { .. } => {
+            manipulates(last.traversal.hook) == Manip::Source
+        }
+        Outcome::Dropped { .. }
+        | Outcome::DroppedByHook { .. }
+        | Outcome::Stolen
+        | Outcome::Queued { .. } => false,
+    }
+}
+
+/// NAT changes addresses after the last table that sees them. For a connection that is known this is no guess:
+/// `nf_nat_packet` (`net/netfilter/nf_nat_core.c`) makes of every packet the inverse of the other direction's tuple.
+/// A packet that only has to do with the connection (an ICMP error) is left out.
 fn after_the_last(changes: &mut Vec<Change>, index: usize, now: &Look, passage: &Passage, flows: &[Flow]) {
     let traversal = &passage.traversal;
     let tracked = matches!(
@@ -347,49 +364,44 @@ fn after_the_last(changes: &mut Vec<Change>, index: usize, now: &Look, passage: 
             ..
         }
     );
-    if !tracked
-        || manipulates(traversal.hook) != Manip::Source
-        || traversal.verdict != Verdict::Accept
-        || nat_rule(passage).is_some()
-    {
-        return;
-    }
-    let Some(flow) = flows.iter().find(|flow| flow.netns == traversal.netns) else {
+    let flow = flows.iter().find(|flow| flow.netns == traversal.netns);
+    let Some(flow) = flow.filter(|_| tracked) else {
         return;
     };
-    let connection = &flow.connection;
-    let translation = if flow.reply {
-        connection
-            .dnat()
-            .map(|Translation { before, after }| Translation {
-                before: after,
-                after: before,
-            })
+    let back = |translation: Translation| Translation {
+        before: translation.after,
+        after: translation.before,
+    };
+    let (dnat, snat) = (flow.connection.dnat(), flow.connection.snat());
+    let (source, destination, by_source, by_destination) = if flow.reply {
+        (dnat.map(back), snat.map(back), &flow.dnat, &flow.snat)
     } else {
-        connection.snat()
+        (snat, dnat, &flow.snat, &flow.dnat)
     };
-    let Some((translation, source)) = translation.zip(now.source) else {
-        return;
-    };
-    let fits = source.address == translation.before.address
-        && (source.port.is_none() || source.port == translation.before.port);
-    if fits && translation.before != translation.after {
-        let after = Endpoint {
-            port: source.port.and(translation.after.port),
-            ..translation.after
+    let made: [(_, _, _, fn(_, _) -> _); 2] = [
+        (now.destination, destination, by_destination, What::Destination),
+        (now.source, source, by_source, What::Source),
+    ];
+    for (seen, translation, decided, what) in made {
+        let Some((translation, seen)) = translation.zip(seen) else {
+            continue;
         };
-        changes.push(Change {
-            passage: index,
-            step: None,
-            what: What::Source(source, after),
-            by: By::Nat {
-                undone: flow.reply,
-                decided: if flow.reply {
-                    flow.dnat.clone()
-                } else {
-                    flow.snat.clone()
+        let fits = seen.address == translation.before.address
+            && (seen.port.is_none() || seen.port == translation.before.port);
+        if fits && translation.before != translation.after {
+            let after = Endpoint {
+                port: seen.port.and(translation.after.port),
+                ..translation.after
+            };
+            changes.push(Change {
+                passage: index,
+                step: None,
+                what: what(seen, after),
+                by: By::Nat {
+                    undone: flow.reply,
+                    decided: decided.clone(),
                 },
-            },
-        });
+            });
+        }
     }
 }

@@ -38,6 +38,8 @@ pub enum Outcome {
         /// Number of the queue.
         number: u16,
     },
+    /// Every table that it met accepted it, and it was neither dropped later nor seen at the hook where it left.
+    Passed,
     /// Every table that it met accepted it; its end was not seen.
     Accepted,
 }
@@ -49,13 +51,15 @@ impl Outcome {
         matches!(self, Self::Dropped { .. } | Self::DroppedByHook { .. })
     }
 
-    /// One word: `DROP`, `REJECT`, `ACCEPT`, `STOLEN`, `QUEUE`.
+    /// What netfilter said, in one word: `DROP`, `REJECT`, `ACCEPT`, `STOLEN`, `QUEUE`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Dropped { rejected: true, .. } => "REJECT",
-            Self::Dropped { .. } | Self::DroppedByHook { .. } | Self::DroppedByKernel { .. } => "DROP",
-            Self::Delivered | Self::Sent | Self::Accepted => "ACCEPT",
+            Self::Dropped { .. } | Self::DroppedByHook { .. } => "DROP",
+            Self::DroppedByKernel { .. } | Self::Delivered | Self::Sent | Self::Passed | Self::Accepted => {
+                "ACCEPT"
+            }
             Self::Stolen => "STOLEN",
             Self::Queued { .. } => "QUEUE",
         }
@@ -85,8 +89,12 @@ impl Outcome {
                     },
                 },
                 Ending::Consumed if last.traversal.hook == Hook::LocalIn => Self::Delivered,
-                Ending::Consumed if last.traversal.hook == Hook::PostRouting => Self::Sent,
-                Ending::Consumed | Ending::Unseen => Self::Accepted,
+                // What was forwarded and not dropped has left.
+                Ending::Consumed if matches!(last.traversal.hook, Hook::Forward | Hook::PostRouting) => {
+                    Self::Sent
+                }
+                Ending::Consumed => Self::Passed,
+                Ending::Unseen => Self::Accepted,
             },
         }
     }

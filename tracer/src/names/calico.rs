@@ -52,6 +52,15 @@ fn named(what: &str, name: &str, way: &str) -> String {
 }
 
 fn fixed(rest: &str) -> Option<&'static str> {
+    // Of many workloads those with a common start of their names have a chain of their own.
+    for dispatch in ["from-wl-dispatch", "to-wl-dispatch"] {
+        if rest
+            .strip_prefix(dispatch)
+            .is_some_and(|rest| rest.starts_with('-'))
+        {
+            return fixed(dispatch);
+        }
+    }
     Some(match rest {
         "PREROUTING" | "INPUT" | "FORWARD" | "OUTPUT" | "POSTROUTING" => "calico's part of the chain",
         "from-wl-dispatch" => "chooses the workload that it comes from by its device",

@@ -316,6 +316,7 @@ impl<'a> OutcomeObject<'a> {
             Outcome::Sent => ("sent", None, None),
             Outcome::Stolen => ("stolen", None, None),
             Outcome::Queued { number } => ("queued", None, Some(*number)),
+            Outcome::Passed => ("passed", None, None),
             Outcome::Accepted => ("unknown", None, None),
         };
         Self {

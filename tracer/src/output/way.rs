@@ -115,7 +115,7 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
         if leaves
             && traversal.hook == crate::traversal::Hook::PostRouting
             && let Some(device) = &traversal.out_device
-            && !journey.outcome.is_drop()
+            && (next.is_some() || !journey.outcome.is_drop())
         {
             nodes.push(Node::Device {
                 name: device.name.clone(),

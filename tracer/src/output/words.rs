@@ -116,7 +116,8 @@ pub(super) fn fate(journey: &Journey) -> String {
         Outcome::Sent => format!("sent by {}", device(&last.out_device)),
         Outcome::Stolen => "taken by a target".to_owned(),
         Outcome::Queued { number } => format!("in queue {number}"),
-        Outcome::Accepted => "its end was not seen".to_owned(),
+        Outcome::Passed => "accepted".to_owned(),
+        Outcome::Accepted => "accepted; its end was not seen".to_owned(),
     }
 }
 
@@ -161,11 +162,13 @@ pub(super) fn leaves_as(journey: &Journey) -> Option<Packet> {
 /// Colour of an outcome.
 pub(super) fn outcome_style(outcome: &Outcome) -> Style {
     match outcome {
-        Outcome::Dropped { .. } | Outcome::DroppedByHook { .. } | Outcome::DroppedByKernel { .. } => {
-            AnsiColor::Red.on_default().bold()
+        Outcome::Dropped { .. } | Outcome::DroppedByHook { .. } => AnsiColor::Red.on_default().bold(),
+        Outcome::Delivered | Outcome::Sent | Outcome::Passed | Outcome::Accepted => {
+            AnsiColor::Green.on_default()
         }
-        Outcome::Delivered | Outcome::Sent | Outcome::Accepted => AnsiColor::Green.on_default(),
-        Outcome::Stolen | Outcome::Queued { .. } => AnsiColor::Yellow.on_default(),
+        Outcome::DroppedByKernel { .. } | Outcome::Stolen | Outcome::Queued { .. } => {
+            AnsiColor::Yellow.on_default()
+        }
     }
 }
 
