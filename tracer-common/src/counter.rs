@@ -24,11 +24,13 @@ pub enum Counter {
     EndMissed,
     /// [`crate::End`] records that found the ring buffer full.
     EndRingFull,
+    /// Connections that were followed. Beyond [`crate::CONNECTIONS_MAX`] those that were used least are forgotten.
+    ConnectionsFollowed,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 9;
+    pub const COUNT: u32 = 10;
 
     /// Every counter, in index order.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -41,5 +43,6 @@ impl Counter {
         Self::GenerationsFull,
         Self::EndMissed,
         Self::EndRingFull,
+        Self::ConnectionsFollowed,
     ];
 }

@@ -118,6 +118,10 @@ pub struct Filter {
     pub tables_len: u8,
     /// Not zero: send an [`End`](crate::End) for each followed packet.
     pub ends: u8,
+    /// Not zero: a packet of a followed packet's connection is followed too, whatever it looks like.
+    pub connections: u8,
+    /// Padding, zero.
+    pub padding: [u8; 3],
     /// In device name, NUL padded.
     pub in_device: [u8; IFNAME_LEN],
     /// Which bytes of the name to compare: `eth+` compares three, `eth0` five with its NUL.
@@ -159,6 +163,8 @@ impl Filter {
         hooks: HOOKS_ALL,
         tables_len: 0,
         ends: 0,
+        connections: 0,
+        padding: [0; 3],
         in_device: [0; IFNAME_LEN],
         in_device_mask: [0; IFNAME_LEN],
         out_device: [0; IFNAME_LEN],
@@ -167,7 +173,7 @@ impl Filter {
     };
 }
 
-const _: () = assert!(size_of::<Filter>() == 16 + 3 * 32 + 16 + 4 * IFNAME_LEN + TABLES_MAX * TABLE_NAME_LEN);
+const _: () = assert!(size_of::<Filter>() == 16 + 3 * 32 + 20 + 4 * IFNAME_LEN + TABLES_MAX * TABLE_NAME_LEN);
 
 // The programs compare names and addresses in words.
 const _: () = {

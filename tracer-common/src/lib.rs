@@ -29,9 +29,10 @@ pub use counter::Counter;
 pub use filter::{Filter, HOOKS_ALL, Prefix, TABLES_MAX, criteria, protocols};
 pub use offsets::{ABSENT, Offsets};
 pub use record::{
-    BACKEND_LEGACY, BACKEND_NFTABLES, CHAIN_NAME_LEN, Commit, End, FRAMES_MAX, GENERATIONS_MAX, Generation,
-    HEADERS_LEN_MAX, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT, HOOK_POST_ROUTING, HOOK_PRE_ROUTING,
-    IFNAME_LEN, LINK_HEADER_LEN_MAX, OBSERVED_MAX, Observed, PACKETS_MAX, RECORD_LAYOUT, TABLE_NAME_LEN,
-    THREAD_NAME_LEN, TUPLE_LEN, TableRead, Traversal, ends, flags, kind, nft_step, observed,
+    BACKEND_LEGACY, BACKEND_NFTABLES, CHAIN_NAME_LEN, CONNECTIONS_MAX, Commit, End, FRAMES_MAX,
+    GENERATIONS_MAX, Generation, HEADERS_LEN_MAX, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT,
+    HOOK_POST_ROUTING, HOOK_PRE_ROUTING, IFNAME_LEN, LINK_HEADER_LEN_MAX, OBSERVED_MAX, Observed,
+    PACKETS_MAX, RECORD_LAYOUT, TABLE_NAME_LEN, THREAD_NAME_LEN, TUPLE_LEN, TableRead, Traversal, ends,
+    flags, kind, nft_step, observed,
 };
 pub use witness::{CODE_CHUNK_LEN, CodeChunk, NO_RULE, Registers, Sites, WITNESSED_MAX, Witness};

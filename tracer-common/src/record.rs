@@ -30,6 +30,9 @@ pub const FRAMES_MAX: u32 = 1024;
 /// Packets that can be followed at once.
 pub const PACKETS_MAX: u32 = 32_768;
 
+/// Connections that are followed at once.
+pub const CONNECTIONS_MAX: u32 = 32_768;
+
 /// `NF_INET_PRE_ROUTING`, `include/uapi/linux/netfilter.h`.
 pub const HOOK_PRE_ROUTING: u8 = 0;
 /// `NF_INET_LOCAL_IN`.

@@ -10,6 +10,7 @@
 //! | `call.rs` | pairs the entry of a function with its return |
 //! | `verify.rs` | the second source of steps, for `--verify` |
 //! | `follow.rs` | which packets are followed, from the first hook to the end of their life |
+//! | `connection.rs` | which connections are followed: replies belong to what was asked for |
 //! | `filter.rs` | does this packet satisfy the user's filter |
 //! | `ip.rs` | the few header fields that following and filter look at |
 //! | `kernel.rs` | every read of kernel memory |
@@ -28,6 +29,7 @@
 )]
 
 mod call;
+mod connection;
 mod extension;
 mod filter;
 mod follow;

@@ -2,15 +2,16 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Offsets, PACKETS_MAX, THREAD_NAME_LEN, TableRead,
-    Traversal,
+    CONNECTIONS_MAX, Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Offsets, PACKETS_MAX,
+    THREAD_NAME_LEN, TableRead, Traversal,
 };
 
 use crate::{
     call::{Call, Invocation},
+    connection::Key,
     follow::Life,
 };
 
@@ -70,6 +71,10 @@ pub(crate) static CALLS: HashMap<Invocation, Call> = HashMap::with_max_entries(2
 /// Followed packets, by address of the `sk_buff`.
 #[map]
 pub(crate) static FOLLOWED: HashMap<u64, Life> = HashMap::with_max_entries(PACKETS_MAX, 0);
+
+/// Tuples of followed connections. The value is nothing; when it is full, those that were used least go.
+#[map]
+pub(crate) static CONNECTIONS: LruHashMap<Key, u8> = LruHashMap::with_max_entries(2 * CONNECTIONS_MAX, 0);
 
 /// When each `xt_table_info` was made, by its address.
 #[map]

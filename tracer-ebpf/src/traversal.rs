@@ -7,7 +7,7 @@ use tracer_common::{
 
 use crate::{
     call::{self, Call, Invocation},
-    filter, follow,
+    connection, filter, follow,
     follow::Life,
     ip,
     kernel::{Gap, Skb, copy, copy_headers, read},
@@ -92,11 +92,16 @@ pub(crate) fn begin<'a>(
     };
     let (life, flags) = match follow::known(arguments.skb, &life) {
         Some(life) => (life, 0),
-        None if !filter::satisfied(arguments, netns)? => return Ok(None),
+        None if !filter::satisfied(arguments, netns)?
+            && !connection::is_followed(arguments.skb, network_header, arguments.family, netns)? =>
+        {
+            return Ok(None);
+        }
         None if follow::begin(arguments.skb, &life) => (life, flags::FIRST),
         None => (life, flags::FIRST | flags::NOT_FOLLOWED),
     };
     if !in_scope {
+        connection::follow_unrecorded(Skb(arguments.skb), netns)?;
         return Ok(None);
     }
     let Some(frame) = open(invocation, arguments.frame) else {
@@ -319,6 +324,7 @@ pub(crate) fn close<'a>(invocation: Invocation, verdict: u32) -> Option<(u64, &'
     } else if fill_after(frame).is_err() {
         note_gap(frame);
     }
+    connection::follow(frame);
     Some((state, frame))
 }
 

@@ -34,7 +34,7 @@ fn every_tcp_flag_is_logged() -> Result<()> {
     let selection = Selection {
         family: Family::V4,
         matches: "-p tcp --sport 7201",
-        filter: "--proto tcp --sport 7201",
+        filter: "--proto tcp --sport 7201 --no-connections",
     };
     selection.log()?;
     let socket = socket(
@@ -88,7 +88,7 @@ fn owner_and_length() -> Result<()> {
     for family in FAMILIES {
         family.restore("*mangle\nCOMMIT\n*filter\nCOMMIT\n")?;
     }
-    let tracer = Tracer::start(&format!("--dport 7200 {THIS_NETNS}"))?;
+    let tracer = Tracer::start(&format!("--dport 7200 {THIS_NETNS} --no-connections"))?;
     for family in FAMILIES {
         let loopback = family.loopback();
         let _receiver = Place::Here.udp(loopback, 7200)?;

@@ -55,7 +55,10 @@ fn through_dnat(family: Family) -> Result<()> {
     };
     family.restore(&DNAT.replace("{to}", &to))?;
     let listener = Place::There(&neighbours.right).listen((right, 8080).into())?;
-    let tracer = Tracer::start(&format!("{} --dport 8081 {THIS_NETNS}", family.flag()))?;
+    let tracer = Tracer::start(&format!(
+        "{} --dport 8081 {THIS_NETNS} --no-connections",
+        family.flag()
+    ))?;
     connection(Place::There(&neighbours.left), (node, 8081).into(), &listener)?;
     let lines = tracer.stop()?.whole()?;
     let packets = by_packet(&lines);
@@ -110,7 +113,7 @@ fn replies_through_snat() -> Result<()> {
         Place::There(&neighbours.left).udp(left, 7000)?,
         Place::There(&neighbours.right).udp(right, 7001)?,
     );
-    let tracer = Tracer::start(&format!("-4 --dst {node} {THIS_NETNS}"))?;
+    let tracer = Tracer::start(&format!("-4 --dst {node} {THIS_NETNS} --no-connections"))?;
     send(&asking, (right, 7001).into(), 10)?;
     let (_, from) = answering.recv_from(&mut [0; 100]).context("no question")?;
     ensure!(from.ip() == node, "not masqueraded: {from}");
@@ -143,7 +146,7 @@ fn replies_through_snat() -> Result<()> {
 fn over_loopback() -> Result<()> {
     Family::V4.restore("*raw\nCOMMIT\n*mangle\nCOMMIT\n*filter\nCOMMIT\n")?;
     let loopback = Family::V4.loopback();
-    let tracer = Tracer::start(&format!("-4 -o lo --dport 7000 {THIS_NETNS}"))?;
+    let tracer = Tracer::start(&format!("-4 -o lo --dport 7000 {THIS_NETNS} --no-connections"))?;
     datagram(Place::Here, loopback, (loopback, 7000).into(), 10)?;
     datagram(Place::Here, loopback, (loopback, 7001).into(), 10)?;
     let lines = tracer.stop()?.whole()?;
@@ -173,7 +176,7 @@ fn from_the_mark_on() -> Result<()> {
          -A POSTROUTING -j MARK --set-mark 0\nCOMMIT\n*filter\nCOMMIT\n",
     )?;
     let loopback = Family::V4.loopback();
-    let tracer = Tracer::start(&format!("-4 --mark 0x40/0xf0 {THIS_NETNS}"))?;
+    let tracer = Tracer::start(&format!("-4 --mark 0x40/0xf0 {THIS_NETNS} --no-connections"))?;
     datagram(Place::Here, loopback, (loopback, 7001).into(), 10)?;
     datagram(Place::Here, loopback, (loopback, 7000).into(), 10)?;
     let lines = tracer.stop()?.whole()?;
@@ -239,7 +242,7 @@ fn only_what_matches_over_loopback() -> Result<()> {
         Place::Here.udp(loopback, UNWANTED)?,
     );
     read.set_nonblocking(true).context("failed to set up socket")?;
-    let tracer = Tracer::start(&format!("-4 --dport {WANTED} {THIS_NETNS}"))?;
+    let tracer = Tracer::start(&format!("-4 --dport {WANTED} {THIS_NETNS} --no-connections"))?;
     stay_on_processor(0)?;
     for len in 0..ROUNDS {
         send(&sender, (loopback, WANTED).into(), len)?;
@@ -278,7 +281,7 @@ fn only_what_matches_when_dropped_early() -> Result<()> {
     let nowhere = "10.98.0.1".parse().context("no address")?;
     let known = left.udp(Neighbours::left(Family::V4), 0)?;
     let spoofed = left.udp("10.99.0.1".parse().context("no address")?, 0)?;
-    let tracer = Tracer::start(&format!("-4 --dport {WANTED} {THIS_NETNS}"))?;
+    let tracer = Tracer::start(&format!("-4 --dport {WANTED} {THIS_NETNS} --no-connections"))?;
     stay_on_processor(0)?;
     for len in 0..ROUNDS / 3 {
         for (sender, to) in [
@@ -315,7 +318,7 @@ fn only_what_matches_of_tcp() -> Result<()> {
     let loopback = Family::V4.loopback();
     let wanted = Place::Here.listen((loopback, WANTED).into())?;
     let unwanted = Place::Here.listen((loopback, UNWANTED).into())?;
-    let tracer = Tracer::start(&format!("-4 --dport {WANTED} {THIS_NETNS}"))?;
+    let tracer = Tracer::start(&format!("-4 --dport {WANTED} {THIS_NETNS} --no-connections"))?;
     for _ in 0..40 {
         connection(Place::Here, (loopback, WANTED).into(), &wanted)?;
         connection(Place::Here, (loopback, UNWANTED).into(), &unwanted)?;

@@ -2,6 +2,7 @@
 
 mod calico;
 mod concurrency;
+mod connections;
 mod ends;
 mod fields;
 mod filters;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Trial> {
         verify::trials(),
         follow::trials(),
         filters::trials(),
+        connections::trials(),
         fields::trials(),
         recordings::trials(),
         loss::trials(),

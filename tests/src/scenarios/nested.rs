@@ -190,7 +190,10 @@ fn tee(family: Family) -> Result<()> {
          -A POSTROUTING -p udp -j MARK --or-mark 0x10\nCOMMIT\n\
          *filter\n-A INPUT -p udp --dport 6003 -j DROP\nCOMMIT\n"
     ))?;
-    let tracer = Tracer::start(&format!("{} --dport 6003 {THIS_NETNS}", family.flag()))?;
+    let tracer = Tracer::start(&format!(
+        "{} --dport 6003 {THIS_NETNS} --no-connections",
+        family.flag()
+    ))?;
     let node = family.address(LEFT, NODE);
     datagram(
         Place::There(&neighbours.left),

@@ -86,7 +86,7 @@ fn from_outside() -> Result<()> {
     let selection = Selection {
         family: Family::V4,
         matches: "-p tcp --dport 32741",
-        filter: "--proto tcp --dport 32741",
+        filter: "--proto tcp --dport 32741 --no-connections",
     };
     selection.log()?;
     let lines = selection.compare(|_| node.get_page())?;

@@ -61,6 +61,9 @@ pub struct FilterArgs {
     /// Network namespace: a name of `ip netns`, a process id, a path, or net:[INODE]
     #[arg(long, value_name = "NAMESPACE")]
     netns: Option<Netns>,
+    /// Follow only packets that satisfy all of this themselves: not the rest of their connections, such as replies
+    #[arg(long)]
+    no_connections: bool,
     /// Show only this table (may be given several times)
     #[arg(
         short,
@@ -129,12 +132,14 @@ impl FilterArgs {
     pub fn wanted(&self, words: &[String]) -> Result<Wanted, Failure> {
         let families = self.families().map_err(Failure::usage)?;
         let filter = self.filter().map_err(Failure::usage)?;
+        let connections = !self.no_connections;
         let text = words.join(" ");
         if text.trim().is_empty() {
             return Ok(Wanted {
                 families,
                 filter,
                 rest: None,
+                connections,
             });
         }
         let expression = expression::parse(&text).map_err(|error| {
@@ -146,7 +151,10 @@ impl FilterArgs {
         if !wanted.families.ipv4 && !wanted.families.ipv6 {
             return Err(Failure::usage(FilterError::NoFamily(text)));
         }
-        Ok(wanted)
+        Ok(Wanted {
+            connections,
+            ..wanted
+        })
     }
 
     /// The filter for the programs.

@@ -107,6 +107,10 @@ Expressions:
   left: then a narrower part in front of it (tcp and …) keeps the load low.
   Lengths count from the IP header.
 
+  A packet that satisfies the filter at some table is followed to its end, and
+  where conntrack knows its connection, so are all its other packets: after NAT,
+  and the replies. --no-connections follows only what matches itself.
+
 Ends with ^C, SIGTERM, --count or --duration, and then says on standard error
 what was lost, if anything was. SIGUSR1 says so while it runs.";
 

@@ -15,7 +15,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, MissedTickBehavior},
 };
-use tracer_common::Counter;
+use tracer_common::{CONNECTIONS_MAX, Counter};
 
 use super::{
     exit::{Exit, Failure},
@@ -725,6 +725,14 @@ pub(super) fn summary(done: &str, counts: &Counts) -> String {
                 "  {runs:>8}  probe runs skipped by the kernel: {meaning}\n"
             ));
         }
+    }
+    let forgotten = counts
+        .get(Counter::ConnectionsFollowed)
+        .saturating_sub(u64::from(CONNECTIONS_MAX));
+    if forgotten > 0 {
+        losses.push(format!(
+            "  {forgotten:>8}  connections forgotten that were not used for long: their replies may not be shown\n"
+        ));
     }
     text.push_str(if losses.is_empty() {
         ", nothing lost"

@@ -1,8 +1,18 @@
 //! What a filter looks at in the headers that were recorded: the same fields as `tracer-ebpf/src/ip.rs`.
 
+use std::net::IpAddr;
+
 use tracer_common::protocols;
 
-use crate::traversal::{Family, Traversal};
+use crate::{
+    connection::Tuple,
+    traversal::{Family, Traversal},
+};
+
+/// `IPPROTO_ICMP`
+const ICMP: u8 = 1;
+/// `IPPROTO_ICMPV6`
+const ICMPV6: u8 = 58;
 
 /// As many extension headers as the programs look through.
 const EXTENSION_HEADERS_MAX: u32 = 8;
@@ -108,6 +118,37 @@ impl<'a> Headers<'a> {
             }
         }
         Some((protocol, Transport::Nowhere))
+    }
+
+    /// The tuple that conntrack makes of the packet (`nf_ct_get_tuple`, `net/netfilter/nf_conntrack_core.c`);
+    /// `None` where it has no transport header, or that was not recorded.
+    #[must_use]
+    pub fn tuple(&self) -> Option<Tuple> {
+        let (protocol, Transport::At(at)) = self.transport()? else {
+            return None;
+        };
+        let (source, destination) = self.addresses()?;
+        let (source_port, destination_port) = match protocol {
+            _ if has_ports(protocol) => self.ports()??,
+            ICMP | ICMPV6 => {
+                let [kind, code, _, _, high, low] = self.array(at)?;
+                (u16::from_be_bytes([high, low]), u16::from_be_bytes([kind, code]))
+            }
+            _ => (0, 0),
+        };
+        let address = |bytes: [u8; 16]| -> IpAddr {
+            match self.family {
+                Family::Ipv4 => [bytes[0], bytes[1], bytes[2], bytes[3]].into(),
+                Family::Ipv6 => bytes.into(),
+            }
+        };
+        Some(Tuple {
+            source: address(source),
+            destination: address(destination),
+            protocol,
+            source_port,
+            destination_port,
+        })
     }
 
     /// Source and destination port. The inner `None`: the packet has none.

@@ -1,19 +1,24 @@
 //! Which traversals are shown: those of packets that satisfied the filter at some table, from there on.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::Hash};
 
-use tracer_common::Filter;
+use tracer_common::{Filter, criteria};
 
-use super::{Headers, all, criteria, expression::Expression};
+use super::{
+    Headers, all,
+    criteria::{in_scope, satisfied},
+    expression::Expression,
+};
 use crate::{
+    connection::Tuple,
     event::End,
     kernel::preflight::Families,
-    traversal::{PacketId, Traversal},
+    traversal::{Conntrack, PacketId, Traversal},
 };
 
-/// Packets of which is known whether they are followed. Of one that is seen again after so many others it is decided
-/// anew.
-const PACKETS_MAX: usize = 1_000_000;
+/// Packets, and tuples, of which is known whether they are followed. Of one that is seen again after so many others
+/// it is decided anew.
+const RECENT_MAX: usize = 1_000_000;
 
 /// Which packets to follow, and which of their traversals to show.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +29,8 @@ pub struct Wanted {
     pub filter: Filter,
     /// What they cannot: it has to hold too, at the same table.
     pub rest: Option<Expression>,
+    /// Whether to follow the other packets of a followed packet's connection too, replies above all.
+    pub connections: bool,
 }
 
 impl Wanted {
@@ -36,13 +43,18 @@ impl Wanted {
             tables,
             ..
         } = Filter::EVERYTHING;
+        let filter = Filter {
+            // Without criteria every packet is followed anyway; replies are in the same namespace.
+            connections: u8::from(self.connections && self.filter.criteria & !criteria::NETNS != 0),
+            ..self.filter
+        };
         match self.rest {
-            None => self.filter,
+            None => filter,
             Some(_) => Filter {
                 hooks,
                 tables_len,
                 tables,
-                ..self.filter
+                ..filter
             },
         }
     }
@@ -52,7 +64,9 @@ impl Wanted {
 #[derive(Debug)]
 pub struct Selection {
     wanted: Wanted,
-    packets: Packets,
+    packets: Recent<PacketId, Known>,
+    /// Tuples of followed connections, each in its recording and network namespace.
+    connections: Recent<(u32, u32, Tuple), ()>,
     /// Packets that are followed because what would decide was not recorded.
     pub undecided: u64,
 }
@@ -63,7 +77,8 @@ impl Selection {
     pub fn new(wanted: Wanted) -> Self {
         Self {
             wanted,
-            packets: Packets::default(),
+            packets: Recent::default(),
+            connections: Recent::default(),
             undecided: 0,
         }
     }
@@ -72,8 +87,11 @@ impl Selection {
     /// anew, from the first that is shown.
     pub fn takes(&mut self, traversal: &mut Traversal) -> bool {
         let mut known = self.packets.get(traversal.packet).unwrap_or_default();
-        known.followed = known.followed || self.satisfies(traversal);
-        let shown = known.followed && criteria::in_scope(&self.wanted.filter, traversal);
+        known.followed = known.followed || self.is_of_connection(traversal) || self.satisfies(traversal);
+        if known.followed {
+            self.follow_connection(traversal);
+        }
+        let shown = known.followed && in_scope(&self.wanted.filter, traversal);
         traversal.pass = traversal.pass.saturating_sub(known.dropped);
         traversal.first = traversal.pass <= 1;
         known.dropped += u32::from(!shown);
@@ -83,16 +101,38 @@ impl Selection {
 
     /// Whether to tell the end of a packet.
     pub fn takes_end(&mut self, end: &mut End) -> bool {
-        let known = self.packets.end(end.packet).unwrap_or_default();
+        let known = self.packets.remove(end.packet).unwrap_or_default();
         end.passes = end.passes.saturating_sub(known.dropped);
         known.followed
+    }
+
+    /// By the tuple that conntrack has of it, or will make of its headers: as `tracer-ebpf/src/connection.rs`.
+    fn is_of_connection(&self, traversal: &Traversal) -> bool {
+        if !self.wanted.connections {
+            return false;
+        }
+        let tuple = match traversal.conntrack {
+            Conntrack::Tracked { .. } => traversal.connection.map(|connection| connection.original),
+            Conntrack::None | Conntrack::Untracked => Headers::of(traversal).tuple(),
+        };
+        let key = |tuple| (traversal.packet.recording(), traversal.netns, tuple);
+        tuple.is_some_and(|tuple| self.connections.get(key(tuple)).is_some())
+    }
+
+    fn follow_connection(&mut self, traversal: &Traversal) {
+        if let (true, Some(connection)) = (self.wanted.connections, traversal.connection) {
+            for tuple in [connection.original, connection.reply] {
+                let key = (traversal.packet.recording(), traversal.netns, tuple);
+                self.connections.set(key, ());
+            }
+        }
     }
 
     fn satisfies(&mut self, traversal: &Traversal) -> bool {
         let rest = self.wanted.rest.as_ref();
         let satisfies = all([
             Some(self.wanted.families.contains(traversal.family)),
-            criteria::satisfied(&self.wanted.filter, traversal),
+            satisfied(&self.wanted.filter, traversal),
             rest.map_or(Some(true), |rest| rest.holds(&Headers::of(traversal))),
         ]);
         if satisfies.is_none() {
@@ -111,28 +151,36 @@ struct Known {
     dropped: u32,
 }
 
-/// The packets that were seen last. Memory is bounded: two generations of half the limit, the older one dropped.
-#[derive(Debug, Default)]
-struct Packets {
-    now: HashMap<PacketId, Known>,
-    before: HashMap<PacketId, Known>,
+/// What was seen last. Memory is bounded: two generations of half the limit, the older one dropped.
+#[derive(Debug)]
+struct Recent<K, V> {
+    now: HashMap<K, V>,
+    before: HashMap<K, V>,
 }
 
-impl Packets {
-    fn get(&self, packet: PacketId) -> Option<Known> {
-        let found = self.now.get(&packet).or_else(|| self.before.get(&packet));
-        found.copied()
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self {
+            now: HashMap::new(),
+            before: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Copy + Eq + Hash, V: Copy> Recent<K, V> {
+    fn get(&self, key: K) -> Option<V> {
+        self.now.get(&key).or_else(|| self.before.get(&key)).copied()
     }
 
-    fn set(&mut self, packet: PacketId, known: Known) {
-        if self.now.len() >= PACKETS_MAX / 2 && !self.now.contains_key(&packet) {
+    fn set(&mut self, key: K, value: V) {
+        if self.now.len() >= RECENT_MAX / 2 && !self.now.contains_key(&key) {
             self.before = std::mem::take(&mut self.now);
         }
-        self.now.insert(packet, known);
+        self.now.insert(key, value);
     }
 
-    fn end(&mut self, packet: PacketId) -> Option<Known> {
-        let before = self.before.remove(&packet);
-        self.now.remove(&packet).or(before)
+    fn remove(&mut self, key: K) -> Option<V> {
+        let before = self.before.remove(&key);
+        self.now.remove(&key).or(before)
     }
 }

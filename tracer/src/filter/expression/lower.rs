@@ -14,6 +14,7 @@ pub fn lower(expression: Expression, families: Families, filter: Filter) -> Want
         families,
         filter,
         rest: None,
+        connections: false,
     };
     let mut rest = Vec::new();
     wanted.lower(expression, &mut rest);

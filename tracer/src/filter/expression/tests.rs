@@ -372,6 +372,69 @@ fn a_packet_is_followed_from_the_table_at_which_it_satisfies() {
     assert_eq!(shown(1, 5, &syn()), Some((4, false)));
 }
 
+/// `struct nf_conntrack_tuple` of a packet's headers, as conntrack has it.
+fn tuple(bytes: &[u8], direction: u8) -> [u8; tracer_common::TUPLE_LEN] {
+    let mut tuple = [0; tracer_common::TUPLE_LEN];
+    tuple[..4].copy_from_slice(&bytes[12..16]);
+    tuple[16..18].copy_from_slice(&bytes[20..22]);
+    tuple[18..20].copy_from_slice(&2_u16.to_ne_bytes());
+    tuple[20..24].copy_from_slice(&bytes[16..20]);
+    tuple[36..38].copy_from_slice(&bytes[22..24]);
+    tuple[38] = bytes[9];
+    tuple[39] = direction;
+    tuple
+}
+
+#[test]
+fn the_replies_of_a_connection_are_followed_before_conntrack_has_seen_them() {
+    let udp = |source: [u8; 4], from, destination: [u8; 4], to| {
+        let mut bytes = Vec::new();
+        let builder = ipv4(source, destination).udp(from, to);
+        builder.write(&mut bytes, &[1]).unwrap();
+        bytes
+    };
+    let (client, node, pod) = ([10, 0, 0, 9], [10, 0, 0, 1], [10, 244, 3, 3]);
+    let request = udp(client, 4000, node, 32275);
+    let reply = udp(pod, 8080, client, 4000);
+    let other_reply = udp(pod, 8080, client, 4001);
+    // The nat table, which has found the pod.
+    let mut record = Record {
+        family: 2,
+        skb: 1,
+        pass: 1,
+        flags: tracer_common::flags::TUPLES | tracer_common::flags::CONNTRACK,
+        conntrack: 0x1000,
+        conntrack_after: 0x1000,
+        original: tuple(&request, 0),
+        reply: tuple(&reply, 1),
+        packet_len: 29,
+        headers_len: 29,
+        ..Record::EMPTY
+    };
+    record.headers[..29].copy_from_slice(&request);
+    let mut wanted = lower(parsed("dst port 32275"), Families::ALL, Filter::EVERYTHING);
+    for connections in [true, false] {
+        wanted.connections = connections;
+        let mut selection = Selection::new(wanted.clone());
+        let mut before = traversal(2, 1, "raw", &reply);
+        assert!(!selection.takes(&mut before), "nobody has asked yet");
+        assert!(selection.takes(&mut Traversal::decode(record.bytes()).unwrap()));
+        assert_eq!(selection.takes(&mut traversal(3, 1, "raw", &reply)), connections);
+        assert!(!selection.takes(&mut traversal(4, 1, "raw", &other_reply)));
+        let mut elsewhere = traversal(5, 1, "raw", &reply);
+        elsewhere.netns = 7;
+        assert!(!selection.takes(&mut elsewhere), "another namespace");
+        assert_eq!(wanted.for_programs().connections, u8::from(connections));
+    }
+    // Without a criterion everything is followed anyway.
+    let all = lower(parsed("ip or ip6"), Families::ALL, Filter::EVERYTHING);
+    let all = Wanted {
+        connections: true,
+        ..all
+    };
+    assert_eq!(all.for_programs().connections, 0);
+}
+
 #[test]
 fn any_text_is_read_or_refused() {
     const WORDS: [&str; 44] = [
