@@ -11,6 +11,7 @@ use crate::{
     witness::Witness,
 };
 
+use serde::{Deserialize, Serialize};
 use tracer_common::{BACKEND_NFTABLES, Traversal as Record, flags, nft_step};
 pub use tracer_common::{Generation, Observed};
 
@@ -33,7 +34,7 @@ impl fmt::Display for Backend {
 }
 
 /// A netfilter hook of the IP families.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Hook {
     /// `NF_INET_PRE_ROUTING`
     PreRouting,
@@ -97,7 +98,7 @@ impl fmt::Display for Hook {
 }
 
 /// What the table said about the packet: the return value of `ipt_do_table`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Verdict {
     /// The packet is dropped.
     Drop,

@@ -1,6 +1,8 @@
 //! `cargo xtask demo`: tracer at work on a case of the articles, in a guest.
 
+use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     /// What to show: a case of the articles
     #[arg(long, value_name = "CASE", default_value = CASES[0], value_parser = CASES)]
     case: String,
+    /// Keep the recording of it in this file instead of showing it; `tracer show` shows it
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    write: Option<PathBuf>,
 }
 
 /// Boots the guest and runs the demonstration there; tracer's output is all that goes to standard output.
@@ -52,6 +57,14 @@ pub(crate) fn command(args: Args) -> Result<ExitCode> {
             .into_iter()
             .flat_map(|format| ["--format".to_owned(), format]),
     );
+    let mut out: Box<dyn io::Write + Send> = match &args.write {
+        None => Box::new(io::stdout()),
+        Some(path) => {
+            // The port of the guest is a terminal, but one that changes nothing.
+            argv.extend(["--write".to_owned(), "/dev/stdout".to_owned()]);
+            Box::new(File::create(path).with_context(|| format!("failed to create: {}", path.display()))?)
+        }
+    };
     let lab = Lab::open(Workspace::find()?, &[args.kernel])?;
     let kernel = lab
         .kernels()
@@ -62,7 +75,7 @@ pub(crate) fn command(args: Args) -> Result<ExitCode> {
         kernel,
         Some(LIMIT),
         &Job::command(argv),
-        &mut io::stdout(),
+        &mut out,
         &mut io::stderr(),
     )?;
     if let Some(console) = outcome.console {

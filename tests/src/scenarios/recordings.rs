@@ -18,6 +18,7 @@ use crate::wait;
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("recordings::shown_as_it_was_seen", shown_as_it_was_seen),
+        trial("recordings::of_nf_tables", of_nf_tables),
         trial("recordings::filtered_afterwards", filtered_afterwards),
         trial(
             "recordings::of_a_tracer_that_was_killed",
@@ -43,6 +44,42 @@ fn shown_as_it_was_seen() -> Result<()> {
     for (tracer, format) in tracers.into_iter().zip(FORMATS) {
         let live = tracer.stop_as_text()?;
         ensure!(!live.shown.is_empty(), "{format}: nothing was seen");
+        let (code, recorded) = show(&format!("{} --format {format}", file(format)))?;
+        ensure!(code == Some(exit::DONE), "{format}: {}", recorded.said);
+        ensure!(
+            live.shown == recorded.shown,
+            "{format}: seen:\n{}\nrecorded:\n{}",
+            live.shown,
+            recorded.shown
+        );
+    }
+    Ok(())
+}
+
+/// The same for rules of nf_tables.
+fn of_nf_tables() -> Result<()> {
+    const FORMATS: [&str; 2] = ["tree", "log"];
+
+    let directory = tempfile::tempdir().context("failed to create directory")?;
+    let file = |format: &str| directory.path().join(format).display().to_string();
+    for rule in [
+        "-A INPUT -p udp -m comment --comment asked -j ACCEPT",
+        "-t mangle -A OUTPUT -p udp --dport 4444 -j MARK --set-mark 7",
+    ] {
+        run(&format!("iptables-nft {rule}"))?;
+    }
+    let arguments =
+        FORMATS.map(|format| format!("-4 udp {THIS_NETNS} --format {format} --write {}", file(format)));
+    let tracers = Tracer::start_all(&arguments)?;
+    datagrams(Family::V4)?;
+    settle()?;
+    for (tracer, format) in tracers.into_iter().zip(FORMATS) {
+        let live = tracer.stop_as_text()?;
+        ensure!(
+            live.shown.contains("INPUT:rule:1") && !live.shown.to_lowercase().contains("partial"),
+            "{format}: {}",
+            live.shown
+        );
         let (code, recorded) = show(&format!("{} --format {format}", file(format)))?;
         ensure!(code == Some(exit::DONE), "{format}: {}", recorded.said);
         ensure!(

@@ -289,6 +289,12 @@ impl Recording {
                         explainer.learn(table.netns, table.generation, table.rules);
                     }
                 }
+                Entry::Nftables(read) => {
+                    self.recorded.nftables(read.netns);
+                    if let Some(explainer) = &mut self.explainer {
+                        explainer.learn_nftables(read.netns, read.generation, read.rules);
+                    }
+                }
                 Entry::Unread(unread) => self.recorded.unread(unread),
                 Entry::Device(device) => {
                     self.device_names.learn(device.netns, device.ifindex, device.name);

@@ -452,6 +452,9 @@ impl Show {
             explainer.learn(netns, generation, rules);
         });
         rules.survey_nftables(attached, &mut |netns, generation, rules| {
+            if let Some(recorder) = &mut recorder {
+                recorder.file().nftables(netns, generation, &rules);
+            }
             explainer.learn_nftables(netns, generation, rules);
         });
     }

@@ -2,10 +2,12 @@
 
 use std::{collections::HashMap, fmt};
 
+use serde::{Deserialize, Serialize};
+
 use crate::traversal::{Hook, Verdict};
 
 /// Family of a table: `NFPROTO_*`, `include/uapi/linux/netfilter.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Family {
     /// Sees IPv4 and IPv6.
     Inet,
@@ -69,14 +71,14 @@ impl fmt::Display for Family {
 }
 
 /// Every table of a network namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ruleset {
     /// The tables.
     pub tables: Vec<Table>,
 }
 
 /// A table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// Its family.
     pub family: Family,
@@ -88,11 +90,12 @@ pub struct Table {
     pub chains: Vec<Chain>,
     /// Where the rule of each handle is: the place of its chain, and its place there. A handle is never given twice
     /// in a table.
+    #[serde(skip)]
     pub places: HashMap<u64, (usize, usize)>,
 }
 
 /// A chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
     /// Its name.
     pub name: String,
@@ -105,7 +108,7 @@ pub struct Chain {
 }
 
 /// What makes a chain a base chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
     /// The hook; that of inet's ingress has no name here.
     pub hook: Hook,
@@ -116,7 +119,7 @@ pub struct Base {
 }
 
 /// A rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Its handle.
     pub handle: u64,
@@ -134,7 +137,7 @@ pub struct Rule {
 }
 
 /// What a rule does at its end, as far as it can be read off.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Statement {
     /// Nothing: what is known of the packet then goes on to the next rule.
     Nothing,
@@ -144,6 +147,21 @@ pub enum Statement {
     Verdict,
     /// A target of iptables, or a statement of nft.
     Named(String),
+}
+
+impl Ruleset {
+    /// Finds the place of each rule again, which is not written down.
+    pub(crate) fn find_places(&mut self) {
+        for table in &mut self.tables {
+            let chains = table.chains.iter().enumerate();
+            table.places = chains
+                .flat_map(|(chain, Chain { rules, .. })| {
+                    let rules = rules.iter().enumerate();
+                    rules.map(move |(place, rule)| (rule.handle, (chain, place)))
+                })
+                .collect();
+        }
+    }
 }
 
 impl Table {

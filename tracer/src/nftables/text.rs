@@ -1,6 +1,9 @@
 //! The text of rules: as `iptables-nft-save` or `nft` prints them where that is known, in a form of our own where not.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::model::{Family, Ruleset, Table};
 use crate::{
@@ -16,6 +19,21 @@ pub struct Texts {
 }
 
 impl Texts {
+    /// Every text, by handle of the table and of the rule, in their order.
+    #[must_use]
+    pub fn lines(&self) -> BTreeMap<(u64, u64), Arc<str>> {
+        let lines = self.rules.iter();
+        lines.map(|(key, text)| (*key, Arc::clone(text))).collect()
+    }
+
+    /// The texts again, of what [`Texts::lines`] gave.
+    #[must_use]
+    pub fn from_lines(lines: impl IntoIterator<Item = ((u64, u64), Arc<str>)>) -> Self {
+        Self {
+            rules: lines.into_iter().collect(),
+        }
+    }
+
     /// Takes what `iptables-save -t` of the nf_tables kind printed of a table, if it has the table's chains with as
     /// many rules.
     pub fn take_saved(&mut self, table: &Table, saved: &str) {

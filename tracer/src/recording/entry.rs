@@ -1,7 +1,7 @@
 //! What a recording holds: entries, each a tag, a length and a body. What is described in words is JSON, so that a
 //! field can be added; what the kernel gave is kept as it was.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 use tracer_common::{Counter, Generation, RECORD_LAYOUT, Traversal};
@@ -9,6 +9,7 @@ use tracer_common::{Counter, Generation, RECORD_LAYOUT, Traversal};
 use crate::{
     explain::Rules,
     kernel::attach::{Counts, Skipped},
+    nftables::{Ruleset, explain::Rules as NftablesRules, text::Texts as NftablesTexts},
     ruleset::{
         Labels,
         blob::{self, Info},
@@ -31,6 +32,8 @@ pub(super) mod tag {
     pub(in crate::recording) const DEVICE: u32 = 5;
     /// [`super::Counted`]: as it stood then.
     pub(in crate::recording) const COUNTED: u32 = 6;
+    /// The rules of nf_tables in a network namespace between two commits: JSON.
+    pub(in crate::recording) const NFTABLES: u32 = 9;
     /// [`super::End`]: the last entry of a recording that was finished.
     pub(in crate::recording) const END: u32 = 7;
     /// [`super::FunctionName`].
@@ -81,7 +84,7 @@ pub struct Host {
 pub struct TableId {
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// 4 or 6.
+    /// 4 or 6; 0 for nf_tables.
     pub ip: u8,
     /// Name of the table.
     pub table: String,
@@ -98,6 +101,16 @@ impl TableId {
                 Family::Ipv6 => 6,
             },
             table: table.to_owned(),
+        }
+    }
+
+    /// Of all tables of nf_tables in a namespace, which are read together.
+    #[must_use]
+    pub fn nftables(netns: u32) -> Self {
+        Self {
+            netns,
+            ip: 0,
+            table: String::new(),
         }
     }
 
@@ -140,6 +153,28 @@ struct BuiltIn {
     hook: u8,
     entry: u32,
     underflow: u32,
+}
+
+/// The rules of nf_tables in a network namespace, as they were read.
+#[derive(Debug)]
+pub struct RecordedNftables {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Which generation it is.
+    pub generation: Generation,
+    /// The rules.
+    pub rules: NftablesRules,
+}
+
+/// The same, written down.
+#[derive(Serialize, Deserialize)]
+struct Nftables<'a> {
+    netns: u32,
+    table_info: u64,
+    made_ns: u64,
+    ruleset: Cow<'a, Ruleset>,
+    /// Handle of the table, handle of the rule, text.
+    texts: Vec<(u64, u64, Cow<'a, str>)>,
 }
 
 /// A table that could not be read when a packet met it.
@@ -251,6 +286,8 @@ pub enum Entry {
     Record(Vec<u8>),
     /// A table as it was read.
     Table(Box<RecordedTable>),
+    /// Rules of nf_tables as they were read.
+    Nftables(Box<RecordedNftables>),
     /// A table that was not.
     Unread(Unread),
     /// The name of a device.
@@ -314,6 +351,41 @@ pub(super) fn put_table(to: &mut Vec<u8>, netns: u32, generation: Generation, ru
     put(to, tag::TABLE, &[&head_len.to_le_bytes(), &head, &table.blob]);
 }
 
+/// Appends the rules of nf_tables in a network namespace.
+pub(super) fn put_nftables(to: &mut Vec<u8>, netns: u32, generation: Generation, rules: &NftablesRules) {
+    let texts = rules.texts.lines();
+    let texts = texts.iter();
+    let body = Nftables {
+        netns,
+        table_info: generation.table_info,
+        made_ns: generation.made_ns,
+        ruleset: Cow::Borrowed(&rules.ruleset),
+        texts: texts
+            .map(|((table, rule), text)| (*table, *rule, Cow::Borrowed(&**text)))
+            .collect(),
+    };
+    put_json(to, tag::NFTABLES, &body);
+}
+
+fn nftables(body: &[u8]) -> Result<RecordedNftables, EntryError> {
+    let body: Nftables<'_> = from_json("nf_tables ruleset", body)?;
+    let mut ruleset = body.ruleset.into_owned();
+    ruleset.find_places();
+    let texts = body.texts.into_iter();
+    let texts = texts.map(|(table, rule, text)| ((table, rule), text.as_ref().into()));
+    Ok(RecordedNftables {
+        netns: body.netns,
+        generation: Generation {
+            table_info: body.table_info,
+            made_ns: body.made_ns,
+        },
+        rules: NftablesRules {
+            texts: NftablesTexts::from_lines(texts),
+            ruleset,
+        },
+    })
+}
+
 fn json<T: Serialize>(body: &T) -> Vec<u8> {
     // Strings, numbers and lists of them have no way to fail.
     serde_json::to_vec(body).unwrap_or_default()
@@ -337,6 +409,7 @@ impl Entry {
             tag::HOST => Self::Host(Box::new(from_json("host", body)?)),
             tag::RECORD => Self::Record(body.to_vec()),
             tag::TABLE => Self::Table(Box::new(table(body)?)),
+            tag::NFTABLES => Self::Nftables(Box::new(nftables(body)?)),
             tag::UNREAD => Self::Unread(from_json("unread table", body)?),
             tag::DEVICE => Self::Device(from_json("device", body)?),
             tag::FUNCTION => Self::Function(from_json("function", body)?),

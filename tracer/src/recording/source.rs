@@ -27,19 +27,30 @@ impl<W: Write> Source for Noting<'_, W> {
         let answer = self.source.read(netns, family, table);
         match &answer {
             Ok((generation, rules)) => self.writer.table(netns, *generation, rules),
-            Err(why) => self.writer.unread(&Unread {
-                id: TableId::new(netns, family, table),
-                why: match why {
-                    NoRules::Unreadable(why) => why.clone(),
-                    NoRules::Replaced | NoRules::Unsure => why.to_string(),
-                },
-            }),
+            Err(why) => self
+                .writer
+                .unread(&unread(TableId::new(netns, family, table), why)),
         }
         answer
     }
 
     fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules> {
-        self.source.read_nftables(netns)
+        let answer = self.source.read_nftables(netns);
+        match &answer {
+            Ok((generation, rules)) => self.writer.nftables(netns, *generation, rules),
+            Err(why) => self.writer.unread(&unread(TableId::nftables(netns), why)),
+        }
+        answer
+    }
+}
+
+fn unread(id: TableId, why: &NoRules) -> Unread {
+    Unread {
+        id,
+        why: match why {
+            NoRules::Unreadable(why) => why.clone(),
+            NoRules::Replaced | NoRules::Unsure => why.to_string(),
+        },
     }
 }
 
@@ -61,6 +72,11 @@ impl Recorded {
         self.last.insert(id, None);
     }
 
+    /// The rules of nf_tables were read.
+    pub fn nftables(&mut self, netns: u32) {
+        self.last.insert(TableId::nftables(netns), None);
+    }
+
     /// A table could not be read.
     pub fn unread(&mut self, unread: Unread) {
         self.last.insert(unread.id, Some(unread.why));
@@ -70,24 +86,26 @@ impl Recorded {
     pub fn damaged(&mut self) {
         self.damaged = true;
     }
-}
 
-impl Source for Recorded {
-    /// Asked for rules that are not known: they were not read in time, and the recording says why.
-    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules> {
+    /// Why rules that are not known are not: they were not read in time, and the recording says why.
+    fn why_not(&self, id: &TableId) -> NoRules {
         if self.damaged {
-            return Err(NoRules::Unreadable("the recording is damaged".to_owned()));
+            return NoRules::Unreadable("the recording is damaged".to_owned());
         }
-        Err(match self.last.get(&TableId::new(netns, family, table)) {
+        match self.last.get(id) {
             Some(None) => NoRules::Replaced,
             Some(Some(why)) => NoRules::Unreadable(why.clone()),
             None => NoRules::Unreadable("not in the recording".to_owned()),
-        })
+        }
+    }
+}
+
+impl Source for Recorded {
+    fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules> {
+        Err(self.why_not(&TableId::new(netns, family, table)))
     }
 
-    fn read_nftables(&mut self, _: u32) -> Result<(Generation, NftablesRules), NoRules> {
-        Err(NoRules::Unreadable(
-            "recordings do not hold rules of nf_tables yet".to_owned(),
-        ))
+    fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules> {
+        Err(self.why_not(&TableId::nftables(netns)))
     }
 }

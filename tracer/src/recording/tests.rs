@@ -147,6 +147,64 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn rules_of_nf_tables_are_read_with_their_places_and_texts() {
+    use crate::nftables::{
+        Base, Chain, Family, Rule, Ruleset, Statement, Table, explain::Rules as NftablesRules, text::Texts,
+    };
+
+    let rule = |handle, statement| Rule {
+        handle,
+        is_tail: false,
+        statement,
+        changes_headers: false,
+        changes_on_the_way: true,
+        text: "[own]".into(),
+    };
+    let chain = |name: &str, base, rules| Chain {
+        name: name.into(),
+        handle: 3,
+        base,
+        rules,
+    };
+    let base = Base {
+        hook: Hook::Other(9),
+        priority: -300,
+        policy: crate::traversal::Verdict::Queue {
+            number: 7,
+            bypass: true,
+        },
+    };
+    let jump = Statement::Chain("web".into());
+    let mut ruleset = Ruleset {
+        tables: vec![Table {
+            family: Family::Other(77),
+            name: "filter".into(),
+            handle: 1,
+            chains: vec![
+                chain("in", Some(base), vec![rule(4, Statement::Verdict), rule(6, jump)]),
+                chain("web", None, vec![rule(5, Statement::Named("LOG".into()))]),
+            ],
+            places: std::collections::HashMap::new(),
+        }],
+    };
+    ruleset.find_places();
+    let texts = Texts::from_lines([((1, 5), "-A web -j LOG".into())]);
+    let rules = NftablesRules { ruleset, texts };
+
+    let mut writer = Writer::new(Vec::new(), &host()).unwrap();
+    writer.nftables(7, GENERATION, &rules);
+    let bytes = writer.finish(&End::default()).unwrap();
+    let mut reader = Reader::open(&bytes[..]).unwrap();
+    let Some(Item::Entry(Entry::Nftables(read))) = reader.next() else {
+        panic!("no rules");
+    };
+    assert_eq!((read.netns, read.generation), (7, GENERATION));
+    assert_eq!(read.rules.ruleset, rules.ruleset);
+    assert_eq!(read.rules.ruleset.tables[0].places[&5], (1, 0));
+    assert_eq!(read.rules.texts.lines(), rules.texts.lines());
+}
+
+#[test]
 fn a_recording_that_was_cut_off_is_read_up_to_the_last_whole_frame() {
     let bytes = recording();
     let last = frames(&bytes)[2];
@@ -355,7 +413,7 @@ fn any_bytes_are_read_or_refused() {
             for _ in reader {}
         }
         // Entries that a frame holds, whole as far as the frame can tell.
-        for tag in 0..9 {
+        for tag in 0..11 {
             let _ = Entry::decode(tag, bytes);
         }
     });

@@ -12,7 +12,7 @@ use super::{
     entry::{self, Counted, DeviceName, End, FunctionName, Host, Unread, tag},
     frame,
 };
-use crate::explain::Rules;
+use crate::{explain::Rules, nftables::explain::Rules as NftablesRules};
 
 /// Entries that are written together: what a writer that is killed takes with it, and what one damaged spot costs.
 const FRAME_LEN: usize = 256 << 10;
@@ -56,6 +56,11 @@ impl<W: Write> Writer<W> {
     /// Notes the rules of a table.
     pub fn table(&mut self, netns: u32, generation: Generation, rules: &Rules) {
         entry::put_table(self.pending(), netns, generation, rules);
+    }
+
+    /// Notes the rules of nf_tables in a network namespace.
+    pub fn nftables(&mut self, netns: u32, generation: Generation, rules: &NftablesRules) {
+        entry::put_nftables(self.pending(), netns, generation, rules);
     }
 
     /// Notes that a table could not be read.
