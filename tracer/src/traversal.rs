@@ -319,6 +319,8 @@ pub struct Traversal {
     pub packet: PacketId,
     /// The machine, where there are several.
     pub node: Option<Arc<str>>,
+    /// What the machine calls the network namespace, where it was asked and knows: a container, or a name.
+    pub netns_name: Option<Arc<str>>,
     /// Whether it is the first traversal that was seen of this packet.
     pub first: bool,
     /// Which of the packet's traversals that were to be recorded it is, from 1: a gap is a record that was lost.
@@ -441,6 +443,7 @@ impl Traversal {
             },
             packet: PacketId::new(record.skb, record.born_ns),
             node: None,
+            netns_name: None,
             first: has(flags::FIRST),
             pass: record.pass,
             entered_ns: record.entered_ns,

@@ -32,6 +32,7 @@ use crate::{
         devices::DeviceNames,
         functions::Functions,
         machine::Machine,
+        namespaces::NamespaceNames,
         preflight,
         rules::{KernelRules, Reader},
         verify,
@@ -355,6 +356,7 @@ struct Show {
     selection: Option<Selection>,
     device_names: DeviceNames,
     functions: Functions,
+    namespaces: NamespaceNames,
     /// Traversals that came.
     traversals: u64,
     /// How many of them are kept, where they are only kept.
@@ -402,6 +404,7 @@ impl Show {
             parts: Parts::default(),
             selection: wanted.rest.is_some().then(|| Selection::new(wanted)),
             device_names: DeviceNames::default(),
+            namespaces: NamespaceNames::of(machine.root(), own_netns),
             functions: Functions::of(machine.root().join("proc/kallsyms")),
             traversals: 0,
         })
@@ -532,6 +535,9 @@ impl Show {
             && !selection.takes(&mut traversal)
         {
             return Ok(());
+        }
+        if self.results.as_ref().is_some_and(Results::need_ends) {
+            traversal.netns_name = self.namespaces.of_inode(traversal.netns);
         }
         let explanation = self.explain(&mut traversal, attached);
         self.traversals += 1;

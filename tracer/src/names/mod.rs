@@ -5,6 +5,7 @@
 //! flannel), `firewalls.rs` (ufw, firewalld). `rule.rs` reads what all need of a rule's text.
 
 mod calico;
+pub mod cgroup;
 mod containers;
 mod firewalls;
 mod kubernetes;

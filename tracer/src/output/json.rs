@@ -112,6 +112,8 @@ struct TableObject<'a> {
     time: String,
     duration_ns: u64,
     netns: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netns_name: Option<&'a str>,
     backend: String,
     family: &'static str,
     table: &'a str,
@@ -351,6 +353,7 @@ impl<'a> TableObject<'a> {
             time: context.clock.utc(traversal.entered_ns),
             duration_ns: passage.duration_ns(),
             netns: traversal.netns,
+            netns_name: traversal.netns_name.as_deref(),
             backend: passage.backend.to_string(),
             family: match traversal.family {
                 Family::Ipv4 => "ipv4",

@@ -61,6 +61,9 @@ pub(super) fn details(
     }
     if own_netns != Some(traversal.netns) {
         put(format_args!("netns={}", traversal.netns));
+        if let Some(name) = &traversal.netns_name {
+            put(format_args!("({})", printable(name)));
+        }
     }
     if traversal.incomplete {
         put(format_args!("[incomplete: a read of kernel memory failed]"));
