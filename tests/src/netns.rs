@@ -1,12 +1,17 @@
 //! Network namespaces: one for each test, and named ones for pods and neighbours.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::panic;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
 use anyhow::{Context as _, Result};
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::command;
 
@@ -22,9 +27,43 @@ use crate::command;
 pub fn isolated<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     in_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET).context("failed to create network namespace")?;
-        command::run("ip link set lo up")?;
+        loopback_up()?;
         body()
     })
+}
+
+/// Where `ip netns` keeps the namespaces that have a name.
+const NAMED: &str = "/run/netns";
+
+fn path(name: &str) -> PathBuf {
+    Path::new(NAMED).join(name)
+}
+
+mod request {
+    use nix::libc;
+
+    nix::ioctl_write_ptr_bad!(set_interface_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+}
+
+/// Sets `lo` up in the current network namespace.
+fn loopback_up() -> Result<()> {
+    let failed = "failed to set up: lo";
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .context(failed)?;
+    // SAFETY: all zeros is a valid value of this plain struct.
+    let mut flags: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in flags.ifr_name.iter_mut().zip(b"lo") {
+        *to = libc::c_char::try_from(*from).context(failed)?;
+    }
+    flags.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).context(failed)?;
+    // SAFETY: the pointer is to a live ifreq.
+    unsafe { request::set_interface_flags(socket.as_raw_fd(), &raw const flags) }.context(failed)?;
+    Ok(())
 }
 
 /// A thread for something that changes the thread's namespace; a panic goes on in the caller.
@@ -48,13 +87,21 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// When `ip netns` does, for example because the name is taken.
+    /// When the kernel refuses, or the name is taken.
     pub fn new(name: &str) -> Result<Self> {
-        command::run(&format!("ip netns add {name}"))?;
+        let path = path(name);
+        let failed = || format!("failed to create network namespace: {name}");
+        fs::create_dir_all(NAMED).with_context(failed)?;
+        File::create_new(&path).with_context(failed)?;
         let namespace = Self {
             name: name.to_owned(),
         };
-        namespace.ip("link set lo up")?;
+        in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET).with_context(failed)?;
+            let own = "/proc/thread-self/ns/net";
+            mount(Some(own), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).with_context(failed)?;
+            loopback_up()
+        })?;
         Ok(namespace)
     }
 
@@ -96,10 +143,11 @@ impl Namespace {
     ///
     /// Those of `body`, and when the namespace cannot be entered.
     pub fn enter<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let path = format!("/run/netns/{}", self.name);
+        let path = path(&self.name);
         in_thread(|| {
-            let file = File::open(&path).with_context(|| format!("failed to open: {path}"))?;
-            setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("failed to enter: {path}"))?;
+            let file = File::open(&path).with_context(|| format!("failed to open: {}", path.display()))?;
+            setns(file, CloneFlags::CLONE_NEWNET)
+                .with_context(|| format!("failed to enter: {}", path.display()))?;
             body()
         })
     }
@@ -122,7 +170,9 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         // What is left behind would only be found by a namespace of the same name, which says so.
-        drop(command::run(&format!("ip netns del {}", self.name)));
+        let path = path(&self.name);
+        let _ = umount2(&path, MntFlags::MNT_DETACH);
+        drop(fs::remove_file(&path));
     }
 }
 

@@ -27,9 +27,30 @@ pub fn allow_all_namespaces() -> Result<()> {
 ///
 /// When the loggers cannot be loaded or set.
 pub fn enable() -> Result<()> {
-    for (family, logger) in LOGGERS {
+    load_loggers()?;
+    set_loggers()
+}
+
+/// Loads what logs, for every network namespace.
+///
+/// # Errors
+///
+/// When the modules cannot be loaded.
+pub fn load_loggers() -> Result<()> {
+    for (_, logger) in LOGGERS {
         // One module for both families in newer kernels, one for each in older ones.
         command::run("modprobe nf_log_syslog").or_else(|_| command::run(&format!("modprobe {logger}")))?;
+    }
+    Ok(())
+}
+
+/// The rest of [`enable`], once they are loaded.
+///
+/// # Errors
+///
+/// When they cannot be set.
+pub fn set_loggers() -> Result<()> {
+    for (family, logger) in LOGGERS {
         let path = format!("/proc/sys/net/netfilter/nf_log/{family}");
         fs::write(&path, logger).with_context(|| format!("failed to write: {path}"))?;
     }

@@ -26,11 +26,13 @@ pub enum Counter {
     EndRingFull,
     /// Connections that were followed. Beyond [`crate::CONNECTIONS_MAX`] those that were used least are forgotten.
     ConnectionsFollowed,
+    /// Headers after a target that changed them which found the ring buffer full: the path is partial.
+    HeadersFull,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 10;
+    pub const COUNT: u32 = 11;
 
     /// Every counter, in index order.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -44,5 +46,6 @@ impl Counter {
         Self::EndMissed,
         Self::EndRingFull,
         Self::ConnectionsFollowed,
+        Self::HeadersFull,
     ];
 }

@@ -9,11 +9,13 @@ pub mod kind {
     pub const END: u64 = 2;
     /// A [`Witness`](super::super::Witness).
     pub const WITNESS: u64 = 4;
+    /// A [`HeadersAfter`](super::HeadersAfter).
+    pub const HEADERS_AFTER: u64 = 8;
 }
 
 /// Version of the layout of [`Traversal`] and of what its fields mean. Raise it with every change of either:
 /// recordings of another layout are refused.
-pub const RECORD_LAYOUT: u32 = 2;
+pub const RECORD_LAYOUT: u32 = 3;
 /// `IFNAMSIZ`, `include/uapi/linux/if.h`.
 pub const IFNAME_LEN: usize = 16;
 /// `XT_TABLE_MAXNAMELEN`, `include/uapi/linux/netfilter/x_tables.h`.
@@ -84,6 +86,44 @@ pub struct TableRead {
     /// How many of them, the last one among them, were this table with these rules, without another in between.
     pub same: u64,
 }
+
+/// A table is being given other rules. Sent before they are in force, under the table's lock, so that whoever asks for
+/// the rules then gets these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Replacement {
+    /// The new rules.
+    pub generation: Generation,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// `AF_INET` 2 or `AF_INET6` 10.
+    pub family: u32,
+    /// Name of the table, NUL padded.
+    pub table_name: [u8; TABLE_NAME_LEN],
+}
+
+impl Replacement {
+    /// Reads what a program sent; `None` unless the length is exactly right.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut replacement = Self::default();
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the same length, the regions are apart, and every bit pattern is a value.
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut replacement).cast::<u8>(), bytes.len());
+        }
+        Some(replacement)
+    }
+}
+
+/// Replacements on their way to the loader. One that finds no room is no loss: the loader reads the rules when the
+/// first packet has met them.
+pub const REPLACEMENTS_BYTES: u32 = 65_536;
+
+/// Threads that are about to replace a table, or have just read one.
+pub const ASKING_MAX: u32 = 1024;
 
 /// Length of a thread's name with its NUL: `TASK_COMM_LEN`, `include/linux/sched.h`.
 pub const THREAD_NAME_LEN: usize = 16;
@@ -372,6 +412,47 @@ impl End {
 }
 
 const _: () = assert!(size_of::<End>() == 5 * 8 + 2 * 4);
+
+/// The packet's headers when a target function returned that changes them and lets the walk go on: sent at once, before
+/// the record of its traversal.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct HeadersAfter {
+    /// [`kind::HEADERS_AFTER`].
+    pub kind: u64,
+    /// [`Traversal::skb`]
+    pub skb: u64,
+    /// [`Traversal::entered_ns`]
+    pub entered_ns: u64,
+    /// `sk_buff.len`
+    pub packet_len: u32,
+    /// Which of [`Traversal::observed`] the function is.
+    pub index: u16,
+    /// Bytes used in `headers`.
+    pub headers_len: u16,
+    /// The packet from its network header on.
+    pub headers: [u8; HEADERS_LEN_MAX],
+}
+
+impl HeadersAfter {
+    /// Reads what a program sent; `None` unless it is one.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        // SAFETY: every field is an integer or an array of integers, for which all zeros is a value.
+        let mut record: Self = unsafe { core::mem::zeroed() };
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the same length, the regions are apart, and every bit pattern is a value.
+        unsafe {
+            core::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut record).cast::<u8>(), bytes.len());
+        }
+        (record.kind == kind::HEADERS_AFTER).then_some(record)
+    }
+}
+
+const _: () = assert!(size_of::<HeadersAfter>() == 32 + HEADERS_LEN_MAX);
+const _: () = assert!(size_of::<Replacement>() == 24 + TABLE_NAME_LEN);
 
 const _: () = assert!(size_of::<Observed>() == 16);
 

@@ -1,14 +1,19 @@
 //! Match and target functions: what they answered, added to the record of the traversal that called them.
 
-use tracer_common::{ABSENT, OBSERVED_MAX, Observed, flags, observed};
+use tracer_common::{
+    ABSENT, Counter, HeadersAfter, OBSERVED_MAX, Observed, Traversal, flags, kind, observed,
+};
 
 use crate::{
     call::{self, Call, Invocation},
-    kernel::{Gap, Skb, read},
-    maps::FRAMES,
+    kernel::{Gap, Skb, copy_headers, read},
+    maps::{FRAMES, RECORDS, count},
     offset,
     traversal::NF_STOLEN,
 };
+
+/// `XT_CONTINUE`, `include/uapi/linux/netfilter/x_tables.h`.
+const XT_CONTINUE: u32 = 0xffff_ffff;
 
 /// A match or target function is called, `(skb, par)`.
 #[inline(always)]
@@ -36,7 +41,28 @@ pub(crate) fn leave(invocation: Invocation, returned: u32, kind: u32) {
         return;
     };
     // SAFETY: the map returned a valid, aligned pointer, and this traversal alone uses the entry.
+    note(unsafe { &mut *frame }, param, returned, kind);
+}
+
+/// A target that changes headers has returned: where the walk goes on, what it made of them is sent as well.
+#[inline(always)]
+pub(crate) fn leave_changed(invocation: Invocation, returned: u32) {
+    let Some(Call { state, param }) = call::end(invocation) else {
+        return;
+    };
+    let Some(frame) = FRAMES.get_ptr_mut(state) else {
+        return;
+    };
+    // SAFETY: the map returned a valid, aligned pointer, and this traversal alone uses the entry.
     let frame = unsafe { &mut *frame };
+    if returned == XT_CONTINUE {
+        send_headers(frame);
+    }
+    note(frame, param, returned, observed::TARGET);
+}
+
+#[inline(always)]
+fn note(frame: &mut Traversal, param: u64, returned: u32, kind: u32) {
     let index = frame.observed_len as usize;
     if index >= OBSERVED_MAX {
         frame.flags |= flags::OBSERVED_CUT;
@@ -49,6 +75,42 @@ pub(crate) fn leave(invocation: Invocation, returned: u32, kind: u32) {
         }
         Err(Gap) => frame.flags |= flags::READ_FAILED,
     }
+}
+
+/// Sends the headers as they are now, as of the call that will be noted next. Without them the path is partial.
+#[inline(always)]
+fn send_headers(frame: &mut Traversal) {
+    let Some(mut entry) = RECORDS.reserve::<HeadersAfter>(0) else {
+        count(Counter::HeadersFull);
+        return;
+    };
+    let after = entry.as_mut_ptr();
+    // SAFETY: the ring buffer's memory, of the right size and alignment, which nobody else sees until it is submitted.
+    let filled = unsafe { fill(&mut *after, frame) };
+    match filled {
+        Ok(()) => entry.submit(0),
+        Err(Gap) => {
+            entry.discard(0);
+            frame.flags |= flags::READ_FAILED;
+            count(Counter::ReadFailed);
+        }
+    }
+}
+
+#[inline(always)]
+fn fill(after: &mut HeadersAfter, frame: &Traversal) -> Result<(), Gap> {
+    let skb = Skb(frame.skb);
+    let network_header = skb.network_header()?;
+    let linear_len = skb.linear_len(network_header)?;
+    after.kind = kind::HEADERS_AFTER;
+    after.skb = frame.skb;
+    after.entered_ns = frame.entered_ns;
+    after.packet_len = skb.len()?;
+    after.index = frame.observed_len as u16;
+    // Bytes beyond the packet's are never sent: the memory is that of earlier records.
+    after.headers = [0; tracer_common::HEADERS_LEN_MAX];
+    after.headers_len = copy_headers(network_header, linear_len, &mut after.headers)?;
+    Ok(())
 }
 
 #[inline(always)]

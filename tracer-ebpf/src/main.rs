@@ -105,6 +105,14 @@ fn target_leave(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// A target function that changes the packet's headers.
+#[kretprobe]
+fn target_leave_changed(ctx: RetProbeContext) -> u32 {
+    let invocation = Invocation::at_return(Registers(ctx.regs).stack_pointer());
+    extension::leave_changed(invocation, ctx.ret());
+    0
+}
+
 /// `struct xt_table_info *xt_alloc_table_info(unsigned int size)`
 #[kretprobe]
 fn rules_made(ctx: RetProbeContext) -> u32 {
@@ -116,8 +124,9 @@ fn rules_made(ctx: RetProbeContext) -> u32 {
 /// *newinfo, int *error)`
 #[kprobe]
 fn rules_used(ctx: ProbeContext) -> u32 {
-    if let Some(table_info) = ctx.arg(2) {
+    if let (Some(table), Some(table_info)) = (ctx.arg(0), ctx.arg(2)) {
         rules::made(table_info);
+        rules::replaced(table, table_info);
     }
     0
 }
@@ -132,6 +141,15 @@ fn rules_freed(ctx: ProbeContext) -> u32 {
 }
 
 /// `struct xt_table *xt_find_table_lock(struct net *net, u_int8_t af, const char *name)`
+#[kprobe]
+fn rules_asked(ctx: ProbeContext) -> u32 {
+    if let (Some(net), Some(family)) = (ctx.arg(0), ctx.arg(1)) {
+        rules::asked(net, family);
+    }
+    0
+}
+
+/// The return of `xt_find_table_lock`
 #[kretprobe]
 fn rules_looked_up(ctx: RetProbeContext) -> u32 {
     rules::looked_up(ctx.ret());

@@ -5,14 +5,15 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    CONNECTIONS_MAX, Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Offsets, PACKETS_MAX,
-    THREAD_NAME_LEN, TableRead, Traversal,
+    ASKING_MAX, CONNECTIONS_MAX, Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Offsets, PACKETS_MAX,
+    REPLACEMENTS_BYTES, THREAD_NAME_LEN, TableRead, Traversal,
 };
 
 use crate::{
     call::{Call, Invocation},
     connection::Key,
     follow::Life,
+    rules::Asked,
 };
 
 /// Set by the loader. Read-only for the programs, so each load of a field is a constant to the verifier.
@@ -58,6 +59,14 @@ macro_rules! asked_words {
 /// Finished traversals on their way to the loader, which sets the size.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Tables that are being given other rules.
+#[map]
+pub(crate) static REPLACEMENTS: RingBuf = RingBuf::with_byte_size(REPLACEMENTS_BYTES, 0);
+
+/// What each thread asked for last when it looked for a table, by its id.
+#[map]
+pub(crate) static ASKED: LruHashMap<u64, Asked> = LruHashMap::with_max_entries(ASKING_MAX, 0);
 
 /// Traversals under way, by address of their `nf_hook_state`, on nf_tables of their `nft_pktinfo`: it lies on the
 /// stack of whoever runs the hook and serves one traversal at a time.

@@ -1,11 +1,11 @@
 //! Which rules a table had: each replacement is an `xt_table_info` of its own.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_ktime_get_ns};
-use tracer_common::{Counter, Generation, TableRead};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use tracer_common::{Counter, Generation, Replacement, TABLE_NAME_LEN, TableRead};
 
 use crate::{
     kernel::{Gap, read},
-    maps::{GENERATIONS, GENERATIONS_LOST, READER, TABLE_READ, count},
+    maps::{ASKED, GENERATIONS, GENERATIONS_LOST, READER, REPLACEMENTS, TABLE_READ, count},
     offset,
 };
 
@@ -40,11 +40,61 @@ pub(crate) fn freed(table_info: u64) {
 #[inline(always)]
 pub(crate) fn of(table: u64) -> Result<Generation, Gap> {
     let table_info: u64 = read(table, offset!(table_private))?;
+    Ok(named(table_info))
+}
+
+#[inline(always)]
+fn named(table_info: u64) -> Generation {
     let made_ns = GENERATIONS.get_ptr(table_info).map_or(0, |made_ns| {
         // SAFETY: the map returned a valid, aligned pointer.
         unsafe { *made_ns }
     });
-    Ok(Generation { table_info, made_ns })
+    Generation { table_info, made_ns }
+}
+
+/// Which table a thread looked for: `xt_table` does not say to which network namespace it belongs.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Asked {
+    netns: u32,
+    family: u32,
+}
+
+/// `xt_find_table_lock` is called.
+#[inline(always)]
+pub(crate) fn asked(net: u64, family: u64) {
+    let Ok(netns) = read(net, offset!(net_inum)) else {
+        return;
+    };
+    let asked = Asked {
+        netns,
+        // `u_int8_t`: the upper bits of the register are anything.
+        family: (family & 0xff) as u32,
+    };
+    let _ = ASKED.insert(bpf_get_current_pid_tgid(), asked, 0);
+}
+
+/// `xt_replace_table` is called, by a thread that has just looked for the table. It holds the table's lock, so who asks
+/// for the rules from now on waits until these are in force. Where it fails the rules stay as they are, and are read
+/// once more.
+#[inline(always)]
+pub(crate) fn replaced(table: u64, table_info: u64) {
+    let Some(asked) = ASKED.get_ptr(bpf_get_current_pid_tgid()) else {
+        return;
+    };
+    // SAFETY: the map returned a valid, aligned pointer; only this thread writes to the entry.
+    let asked = unsafe { *asked };
+    let Ok(table_name) = read::<[u8; TABLE_NAME_LEN]>(table, offset!(table_name)) else {
+        return;
+    };
+    let replacement = Replacement {
+        generation: named(table_info),
+        netns: asked.netns,
+        family: asked.family,
+        table_name,
+    };
+    // Without room the rules are read when a packet has met them.
+    let _ = REPLACEMENTS.output::<Replacement>(&replacement, 0);
 }
 
 /// `xt_find_table_lock` returned: the table's lock is held, so what the loader's reader gets next is what the

@@ -1,8 +1,9 @@
 //! What the programs send, as domain values.
 
-use tracer_common::{End as RecordOfEnd, Witness as RecordOfWitness, ends, kind};
+use tracer_common::{End as RecordOfEnd, HeadersAfter, Witness as RecordOfWitness, ends, kind};
 
 use crate::{
+    changed::Changed,
     traversal::{DecodeError, PacketId, Traversal},
     witness::Witness,
 };
@@ -16,6 +17,8 @@ pub enum Event {
     End(End),
     /// The steps of the traversal that comes next, or soon after.
     Witness(Witness),
+    /// What a target made of the packet in the traversal that comes next, or soon after.
+    Changed(Changed),
 }
 
 /// The end of a followed packet.
@@ -59,6 +62,10 @@ impl Event {
         if kind == Some(kind::WITNESS) {
             let record = RecordOfWitness::from_bytes(bytes).ok_or(DecodeError::Length(bytes.len()))?;
             return Ok(Self::Witness(Witness::of(&record)));
+        }
+        if kind == Some(kind::HEADERS_AFTER) {
+            let record = HeadersAfter::from_bytes(bytes).ok_or(DecodeError::Length(bytes.len()))?;
+            return Ok(Self::Changed(Changed::of(&record)));
         }
         Traversal::decode(bytes).map(|traversal| Self::Traversal(Box::new(traversal)))
     }

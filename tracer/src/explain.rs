@@ -1,8 +1,8 @@
 //! From a record to its path: finds the rules that were in force and replays the walk through them.
 //!
 //! The rules of a table are read once for each generation (each replacement makes a new one, which the record
-//! names), when the first record of it arrives. A record whose generation is gone by then has no path, and
-//! says so.
+//! names): when the replacement is seen, else when the first record of it arrives. A record whose generation was gone
+//! by then has no path, and says so.
 
 mod gone;
 mod verification;
@@ -192,6 +192,14 @@ impl Explainer {
         }
     }
 
+    /// Whether these rules were read.
+    #[must_use]
+    pub fn knows(&self, netns: u32, family: Family, table: &str, generation: Generation) -> bool {
+        let key = (netns, family, table.to_owned());
+        let mut known = self.tables.get(&key).into_iter().flatten();
+        known.any(|(known, _)| *known == generation)
+    }
+
     /// Keeps rules that were read before any packet met them.
     pub fn learn(&mut self, netns: u32, generation: Generation, rules: Rules) {
         let key = (netns, rules.table.family, rules.table.name.clone());
@@ -219,11 +227,17 @@ impl Explainer {
 
 /// Replays the walk of a traversal through the rules that it met.
 fn replay(table: &Table, traversal: &Traversal) -> replay::Path {
-    let observed: Vec<Observation> = traversal.observed.iter().map(observation).collect();
+    let observed: Vec<Observation> = (0..)
+        .zip(&traversal.observed)
+        .map(|(index, observed)| {
+            let mut after = traversal.changed.iter();
+            observation(observed, after.find(|after| after.observed == index))
+        })
+        .collect();
     replay::walk(table, traversal, &observed)
 }
 
-fn observation(observed: &Observed) -> Observation {
+fn observation(observed: &Observed, headers: Option<&crate::changed::Changed>) -> Observation {
     use tracer_common::observed::{HOTDROP, TARGET};
 
     let outcome = if observed.flags & TARGET != 0 {
@@ -231,7 +245,10 @@ fn observation(observed: &Observed) -> Observation {
             verdict: observed.returned,
             after: PacketAfter {
                 mark: observed.mark,
-                headers: None,
+                headers: headers.map(|after| replay::HeadersAfter {
+                    bytes: Arc::clone(&after.bytes),
+                    packet_len: after.packet_len,
+                }),
             },
         }
     } else {

@@ -3,6 +3,7 @@
 //! Data flows one way: kernel record → [`traversal`] → [`output`]. The kernel's side is in [`kernel`], what the
 //! user typed in [`cli`]. `ARCHITECTURE.md` has the map.
 
+pub mod changed;
 pub mod cli;
 pub mod connection;
 pub mod event;

@@ -6,6 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::{
+    changed::Changed,
     connection::Connection,
     nftables::{Event, What},
     witness::Witness,
@@ -389,6 +390,8 @@ pub struct Traversal {
     pub headers_cut: bool,
     /// Calls of observed match and target functions, in the order in which they returned.
     pub observed: Vec<Observed>,
+    /// The headers as targets left them that changed them, as far as they were sent.
+    pub changed: Vec<Changed>,
     /// What the kernel reported of nf_tables, in order.
     pub events: Vec<Event>,
     /// Whether some of them are missing.
@@ -419,7 +422,7 @@ pub enum DecodeError {
 }
 
 impl Traversal {
-    /// Makes a domain value of the bytes that a program sent.
+    /// Makes a domain value of the record of a traversal, without what came before it.
     ///
     /// # Errors
     /// Bytes that the programs of this build cannot have sent.
@@ -496,6 +499,7 @@ impl Traversal {
             } else {
                 Vec::new()
             },
+            changed: Vec::new(),
             observed_cut: has(flags::OBSERVED_CUT),
             part: (record.part, has(flags::CONTINUES)),
             incomplete: has(flags::READ_FAILED) || (record.conntrack != 0 && !has(flags::CONNTRACK)),

@@ -1,10 +1,10 @@
-//! Compares what the kernel logged with what tracer printed, line for line.
+//! Compares what the kernel logged with what tracer printed, line for line, each whole from `TRACE: ` to its end.
 //!
-//! Every line of one side must be matched with exactly one of the other, whole from `TRACE: ` to the end. The kernel
-//! logs a line when a rule is met, tracer prints a traversal's lines when it is over, so the two interleave
-//! differently where packets do; therefore lines are put into groups, by what is the same in all lines of a
-//! traversal ([`key`]), and within a group they must be in the same order. Where a group has a line twice (TEE's
-//! copy of a packet passes the same table within the traversal that made it) the order is not compared.
+//! The kernel logs a line when a rule is met, tracer prints a traversal's lines when it is over. On one processor
+//! traversals nest: while one is under way (at a target that sends a packet, or at an interrupt before or after its
+//! rules) others may begin and end. tracer prints those first. So if its traversals are looked for one after the
+//! other in the kernel's lines, and what was found is taken away, the lines of each are found together, in their
+//! order. In the end nothing may be left on either side.
 //!
 //! Three things are not differences:
 //!
@@ -13,11 +13,10 @@
 //!   kernel does not log this rule for a packet that it has just met, and does for one that comes over `lo` or
 //!   is a copy of TEE's. tracer prints it each time. This line of tracer's may be without a partner: the rule
 //!   has no condition, so that it was met is certain, and whether `nf_trace` was set is not tracer's business.
-//! - After a `PARTIAL:` line the kernel may have gone on with the same traversal: the kernel may have more lines
-//!   in that group.
+//! - After a `PARTIAL:` line the kernel may have gone on with the same traversal: what follows there may be left.
 //! - A line that tracer says is cut must be the beginning of the kernel's line.
 
-use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 /// How tracer says that it does not know the rest of a line.
 const CUT: [&str; 3] = [
@@ -25,6 +24,9 @@ const CUT: [&str; 3] = [
     "the packet's headers were not recorded as far as the kernel logs them",
     "the bridge port that the packet came in by, which the kernel logs, is gone",
 ];
+
+/// How long a comparison may take; a ruleset's takes milliseconds.
+const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// A line of tracer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,26 +55,10 @@ impl Line<'_> {
     }
 }
 
-/// Lines of both sides that have the same key.
-#[derive(Default)]
-struct Group<'a> {
-    kernel: Vec<(usize, &'a str)>,
-    tracer: Vec<Line<'a>>,
-}
-
 /// What is the same in all lines of a traversal, also where one is cut: table, devices, addresses, id and protocol.
 #[must_use]
 pub fn key(line: &str) -> Vec<&str> {
-    // What comes in brackets is a packet that is quoted; options before a field do not matter.
-    let packet = line.split('[').next().unwrap_or_default();
-    let mut key: Vec<&str> = packet
-        .split_whitespace()
-        .filter(|word| {
-            ["IN=", "OUT=", "SRC=", "DST=", "ID=", "PROTO="]
-                .iter()
-                .any(|name| word.starts_with(name))
-        })
-        .collect();
+    let mut key = fields(line, &["IN=", "OUT=", "SRC=", "DST=", "ID=", "PROTO="]);
     key.push(table(line));
     key
 }
@@ -80,10 +66,14 @@ pub fn key(line: &str) -> Vec<&str> {
 /// The packet's part of a [`key`]: without table and devices.
 #[must_use]
 pub fn packet(line: &str) -> Vec<&str> {
-    key(line)
-        .into_iter()
-        .filter(|word| word.contains('=') && !word.starts_with("IN=") && !word.starts_with("OUT="))
-        .collect()
+    fields(line, &["SRC=", "DST=", "ID=", "PROTO="])
+}
+
+fn fields<'a>(line: &'a str, names: &[&str]) -> Vec<&'a str> {
+    // What comes in brackets is a packet that is quoted.
+    let packet = line.split('[').next().unwrap_or_default();
+    let is_asked = |word: &&str| names.iter().any(|name| word.starts_with(name));
+    packet.split_whitespace().filter(is_asked).collect()
 }
 
 fn table(line: &str) -> &str {
@@ -102,78 +92,147 @@ pub enum Comparison {
     },
     /// They are not.
     Different {
-        /// The place in the kernel's lines up to which they are the same.
-        kernel: usize,
-        /// The place in tracer's lines (`PARTIAL:` lines among them) at which no traversal fits.
-        tracer: usize,
+        /// A line of the kernel's that has no partner, the first.
+        kernel: Option<usize>,
+        /// A line of tracer's (by its place among all, also `PARTIAL:`) whose traversal was not found, the first.
+        tracer: Option<usize>,
     },
 }
 
-/// Compares the first `kernel_len` of the kernel's lines with all of tracer's, among which are `PARTIAL:` lines.
+/// Compares the first `kernel_len` of the kernel's lines with all of tracer's, among which are `PARTIAL:` lines. The
+/// kernel's further lines may be partners, but need not have any.
 #[must_use]
 pub fn compare<S: AsRef<str>>(kernel: &[S], kernel_len: usize, tracer: &[S]) -> Comparison {
-    let mut groups: HashMap<Vec<&str>, Group<'_>> = HashMap::new();
-    for (place, line) in kernel.iter().take(kernel_len).enumerate() {
-        let line = line.as_ref().trim_end();
-        groups.entry(key(line)).or_default().kernel.push((place, line));
+    let end = Instant::now() + TIME_MAX;
+    let mut left = Left {
+        lines: kernel
+            .iter()
+            .map(|line| line.as_ref().trim_end())
+            .enumerate()
+            .collect(),
+        ends: Vec::new(),
+    };
+    for traversal in traversals(tracer) {
+        if Instant::now() > end || !left.take(&traversal) {
+            return Comparison::Different {
+                kernel: left.unexcused(kernel_len),
+                tracer: traversal.first().map(|line| line.place),
+            };
+        }
     }
+    match left.unexcused(kernel_len) {
+        None => Comparison::Identical { steps: kernel_len },
+        some => Comparison::Different {
+            kernel: some,
+            tracer: None,
+        },
+    }
+}
+
+/// tracer's lines, those that may belong to one traversal together. Two traversals may be taken for one, where the same
+/// packet passes the same table twice in a row, as the original and a copy of it do.
+fn traversals<S: AsRef<str>>(tracer: &[S]) -> Vec<Vec<Line<'_>>> {
+    let mut traversals: Vec<Vec<Line<'_>>> = Vec::new();
     let mut last: Option<Vec<&str>> = None;
     for (place, text) in tracer.iter().enumerate() {
         let text = text.as_ref().trim_end();
         if text.starts_with("PARTIAL: ") {
-            let group = last.as_ref().and_then(|key| groups.get_mut(key));
-            if let Some(line) = group.and_then(|group| group.tracer.last_mut()) {
+            if let Some(line) = traversals.last_mut().and_then(|traversal| traversal.last_mut()) {
                 if CUT.iter().any(|cut| text.ends_with(cut)) {
                     line.cut = true;
                 } else {
                     line.open = true;
+                    last = None;
                 }
             }
             continue;
         }
         let key = key(text);
-        groups.entry(key.clone()).or_default().tracer.push(Line {
+        let line = Line {
             place,
             text,
             cut: false,
             open: false,
-        });
+        };
+        match traversals.last_mut() {
+            Some(traversal) if last.as_ref() == Some(&key) => traversal.push(line),
+            _ => traversals.push(vec![line]),
+        }
         last = Some(key);
     }
-    let first = groups.values().filter_map(Group::difference).min();
-    match first {
-        None => Comparison::Identical { steps: kernel_len },
-        Some((kernel, tracer)) => Comparison::Different { kernel, tracer },
-    }
+    traversals
 }
 
-impl Group<'_> {
-    /// The places of the first difference, the kernel's and tracer's.
-    fn difference(&self) -> Option<(usize, usize)> {
-        let ordered = self
-            .kernel
-            .iter()
-            .enumerate()
-            .all(|(at, (_, line))| self.kernel[..at].iter().all(|(_, before)| before != line));
-        let end = self.kernel.last().map_or(usize::MAX, |(place, _)| *place);
-        let mut left: Vec<_> = self.kernel.clone();
-        let mut open = false;
-        for line in &self.tracer {
-            let found = left.iter().position(|(_, kernel)| line.is(kernel));
-            match found {
-                // What the kernel has in between is the rest of a partial traversal.
-                Some(at) if ordered && (at == 0 || open) => drop(left.drain(..=at)),
-                Some(at) if !ordered => drop(left.remove(at)),
-                _ if line.is_trace_rule() => continue,
-                _ => return Some((left.first().map_or(end, |(place, _)| *place), line.place)),
-            }
-            open = line.open || open && !ordered;
+/// The kernel's lines that have no partner yet.
+struct Left<'a> {
+    lines: Vec<(usize, &'a str)>,
+    /// Last lines of partial traversals, by their place; after them the kernel may have gone on.
+    ends: Vec<(usize, Vec<&'a str>)>,
+}
+
+impl<'a> Left<'a> {
+    /// Takes the partners of a traversal's lines away. False if they are not there.
+    fn take(&mut self, traversal: &[Line<'_>]) -> bool {
+        if let Some((from, to)) = self.find(traversal) {
+            self.remove(from, to, traversal);
+            return true;
         }
-        let surplus = left.first().filter(|_| !open)?;
-        Some((
-            surplus.0,
-            self.tracer.last().map_or(usize::MAX, |line| line.place),
-        ))
+        // It may be two: first the copy, which was over first.
+        for at in 1..traversal.len() {
+            let (first, second) = traversal.split_at(at);
+            let Some((from, to)) = self.find(first) else {
+                continue;
+            };
+            let (lines, ends) = (self.lines.clone(), self.ends.clone());
+            self.remove(from, to, first);
+            if self.take(second) {
+                return true;
+            }
+            (self.lines, self.ends) = (lines, ends);
+        }
+        false
+    }
+
+    /// Where the lines of a traversal are, together and in order: the first such place.
+    fn find(&self, traversal: &[Line<'_>]) -> Option<(usize, usize)> {
+        let places = || (0..=self.lines.len()).filter_map(|from| Some((from, self.end_of(traversal, from)?)));
+        // That of the original may begin without the rule that traces, which a copy has.
+        let whole = places().find(|(from, to)| to - from == traversal.len());
+        whole.or_else(|| places().next())
+    }
+
+    fn end_of(&self, traversal: &[Line<'_>], from: usize) -> Option<usize> {
+        let mut at = from;
+        for line in traversal {
+            match self.lines.get(at) {
+                Some((_, kernel)) if line.is(kernel) => at += 1,
+                _ if line.is_trace_rule() => {}
+                _ => return None,
+            }
+        }
+        Some(at)
+    }
+
+    fn remove(&mut self, from: usize, to: usize, traversal: &[Line<'_>]) {
+        if traversal.last().is_some_and(|line| line.open)
+            && let Some((place, text)) = to.checked_sub(1).and_then(|last| self.lines.get(last))
+            && from < to
+        {
+            self.ends.push((*place, key(text)));
+        }
+        self.lines.drain(from..to);
+    }
+
+    /// The first line that should have a partner, and is not what follows a partial traversal.
+    fn unexcused(&self, kernel_len: usize) -> Option<usize> {
+        let mut lines = self.lines.iter().filter(|(place, _)| *place < kernel_len);
+        let is_rest = |place: usize, text: &str| {
+            let key = key(text);
+            self.ends.iter().any(|(end, of)| *end < place && *of == key)
+        };
+        lines
+            .find(|(place, text)| !is_rest(*place, text))
+            .map(|(place, _)| *place)
     }
 }
 
@@ -195,13 +254,9 @@ mod tests {
     }
 
     #[test]
-    fn packets_may_interleave_but_a_traversal_has_its_order() {
+    fn a_traversal_has_its_order() {
         let (a, b) = (line("filter:OUTPUT:rule:1", 1), line("filter:OUTPUT:policy:2", 1));
-        let other = line("filter:OUTPUT:policy:2", 2);
-        assert!(same(
-            &[a.clone(), other.clone(), b.clone()],
-            &[other.clone(), a.clone(), b.clone()]
-        ));
+        assert!(same(&[a.clone(), b.clone()], &[a.clone(), b.clone()]));
         assert!(!same(&[a.clone(), b.clone()], &[b.clone(), a.clone()]));
         assert!(!same(&[a.clone(), b.clone()], std::slice::from_ref(&a)));
         assert!(!same(std::slice::from_ref(&a), &[a.clone(), b]));
@@ -209,6 +264,16 @@ mod tests {
             std::slice::from_ref(&a),
             &[line("filter:OUTPUT:rule:2", 1)]
         ));
+    }
+
+    #[test]
+    fn what_happened_within_a_traversal_is_printed_before_it() {
+        let (a, b) = (line("filter:OUTPUT:rule:1", 1), line("filter:OUTPUT:policy:2", 1));
+        let other = line("filter:OUTPUT:policy:2", 2);
+        let kernel = [a.clone(), other.clone(), b.clone()];
+        assert!(same(&kernel, &[other.clone(), a.clone(), b.clone()]));
+        // Not the other way round.
+        assert!(!same(&kernel, &[a, b, other]));
     }
 
     #[test]
@@ -220,26 +285,26 @@ mod tests {
     #[test]
     fn the_rule_that_traces_may_be_missing_in_the_kernels_log() {
         let (rule, policy) = (line("raw:OUTPUT:rule:1", 1), line("raw:OUTPUT:policy:2", 1));
-        assert!(same(
-            std::slice::from_ref(&policy),
-            &[rule.clone(), policy.clone()]
-        ));
-        assert!(same(
-            &[rule.clone(), policy.clone()],
-            &[rule.clone(), policy.clone()]
-        ));
+        let both = [rule.clone(), policy.clone()];
+        assert!(same(std::slice::from_ref(&policy), &both));
+        assert!(same(&both, &both));
         assert!(!same(&[rule, policy.clone()], &[policy]));
     }
 
     #[test]
-    fn a_copy_within_the_traversal_that_made_it_has_the_same_lines() {
+    fn a_copy_within_the_traversal_that_made_it_has_the_same_key() {
         let (tee, policy) = (line("mangle:OUTPUT:rule:1", 1), line("mangle:OUTPUT:policy:2", 1));
-        let kernel = [tee.clone(), tee.clone(), policy.clone(), policy.clone()];
+        let copy = format!("{tee}DF ");
+        let kernel = [tee.clone(), copy.clone(), format!("{policy}DF "), policy.clone()];
+        let tracer = [copy, format!("{policy}DF "), tee.clone(), policy.clone()];
+        assert!(same(&kernel, &tracer));
+        assert!(!same(&kernel, &[&tracer[2..], &tracer[..2]].concat()));
+        let same_text = [tee.clone(), tee.clone(), policy.clone(), policy.clone()];
         assert!(same(
-            &kernel,
+            &same_text,
             &[tee.clone(), policy.clone(), tee.clone(), policy.clone()]
         ));
-        assert!(!same(&kernel, &[tee.clone(), policy.clone(), tee]));
+        assert!(!same(&same_text, &[tee.clone(), policy, tee]));
     }
 
     #[test]

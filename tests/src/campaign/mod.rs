@@ -18,7 +18,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 use fastrand::Rng;
 
 use self::compare::Comparison;
@@ -68,6 +68,10 @@ fn seeds(seed: u64, index: u64) -> [u64; 2] {
 /// When the ground is missing: tools, namespaces, the kernel's log.
 pub fn run(campaign: &Campaign) -> Result<Outcome> {
     trace_log::allow_all_namespaces()?;
+    trace_log::load_loggers()?;
+    // tracer wants to see that the node has legacy tables.
+    command::run("modprobe -a ip_tables ip6_tables")?;
+    let mut observer = Observer::start()?;
     let mut outcome = Outcome::default();
     let indices = match campaign.only {
         Some(index) => index..index + 1,
@@ -81,11 +85,14 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
         if campaign.verbose {
             println!("{ruleset}");
         }
-        let trial = match trial(&ruleset, packets_seed) {
+        let trial = match trial(&mut observer, &ruleset, packets_seed) {
             Ok(trial) => trial,
             Err(error) => {
                 println!("ruleset {index}: {error:#}");
                 print!("{}", report::rerun(campaign.seed, index));
+                // Whatever went wrong, the next ruleset is not to suffer from it.
+                drop(observer);
+                observer = Observer::start()?;
                 continue;
             }
         };
@@ -110,7 +117,7 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
                 print!("{}", report::difference(&trial.accounts, &trial.comparison));
                 print!("{}", report::rerun(campaign.seed, index));
                 let small = if campaign.shrink {
-                    shrink::small(&ruleset, packets_seed)
+                    shrink::small(&mut observer, &ruleset, packets_seed)
                 } else {
                     None
                 };
@@ -124,6 +131,7 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
             }
         }
     }
+    eprintln!("tracer says: {}", observer.stop()?);
     Ok(outcome)
 }
 
@@ -151,19 +159,21 @@ impl Trial {
     }
 }
 
-fn trial(ruleset: &Ruleset, packets_seed: u64) -> Result<Trial> {
+fn trial(observer: &mut Observer, ruleset: &Ruleset, packets_seed: u64) -> Result<Trial> {
     let started = Instant::now();
-    let told = |what: &str| eprintln!("  {:.1} s: {what}", started.elapsed().as_secs_f32());
+    let told = |what: &str| eprintln!("  {:.3} s: {what}", started.elapsed().as_secs_f32());
     let network = Network::new()?;
     told("network");
     network.node.enter(|| load(ruleset))?;
     told("rules loaded");
-    let mut observer = Observer::start(&network)?;
+    observer.begin(&network)?;
     told("tracer ready");
     traffic::send(&mut Rng::with_seed(packets_seed), &network, || observer.read())?;
     told("packets sent");
-    let accounts = observer.finish(&network)?;
-    told("tracer ended");
+    let accounts = observer.end(&network)?;
+    told("both ended");
+    drop(network);
+    told("network gone");
     let comparison = compare::compare(&accounts.kernel, accounts.kernel_len, &accounts.tracer);
     Ok(Trial { accounts, comparison })
 }
@@ -172,19 +182,22 @@ fn trial(ruleset: &Ruleset, packets_seed: u64) -> Result<Trial> {
 fn load(ruleset: &Ruleset) -> Result<()> {
     command::run_with("ipset restore", &ruleset.sets)?;
     for family in Family::ALL {
-        let text = ruleset.text(family);
-        let restored = match family {
-            Family::V4 => ruleset::restore_v4(&text),
-            Family::V6 => ruleset::restore_v6(&text),
+        let Err(error) = restore(family, &ruleset.text(family)) else {
+            continue;
         };
-        restored.with_context(|| format!("the ruleset was refused: {family}:\n{}", numbered(&text)))?;
+        let refused: String = ruleset
+            .alone()
+            .filter(|(of, _, text)| *of == family && restore(family, text).is_err())
+            .map(|(_, rule, _)| format!("  {rule}\n"))
+            .collect();
+        bail!("the ruleset was refused: {error:#}; rules that are refused alone:\n{refused}");
     }
     Ok(())
 }
 
-fn numbered(text: &str) -> String {
-    text.lines()
-        .enumerate()
-        .map(|(at, line)| format!("{:>4} {line}\n", at + 1))
-        .collect()
+fn restore(family: Family, text: &str) -> Result<()> {
+    match family {
+        Family::V4 => ruleset::restore_v4(text),
+        Family::V6 => ruleset::restore_v6(text),
+    }
 }

@@ -35,13 +35,14 @@ pub struct Network {
     pub right: Namespace,
 }
 
-/// Settings of a namespace, before it has devices.
-const SETTINGS: [(&str, &str); 8] = [
-    ("ipv4/ip_forward", "1"),
+/// Settings of the node. Its peers forward nothing: a copy that TEE sends them would come back, to be copied again.
+const NODE_SETTINGS: [(&str, &str); 2] = [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
+
+/// Settings of every namespace, before it has devices.
+const SETTINGS: [(&str, &str); 6] = [
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
     ("ipv4/icmp_ratelimit", "0"),
-    ("ipv6/conf/all/forwarding", "1"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/router_solicitations", "0"),
     ("ipv6/icmp/ratelimit", "0"),
@@ -60,9 +61,13 @@ impl Network {
             left: left?,
             right: right?,
         };
-        for namespace in [&network.node, &network.left, &network.right] {
+        for (namespace, more) in [
+            (&network.node, &NODE_SETTINGS[..]),
+            (&network.left, &[]),
+            (&network.right, &[]),
+        ] {
             namespace.enter(|| {
-                for (name, value) in SETTINGS {
+                for (name, value) in SETTINGS.iter().chain(more) {
                     let path = format!("/proc/sys/net/{name}");
                     fs::write(&path, value).with_context(|| format!("failed to write: {path}"))?;
                 }
@@ -96,7 +101,7 @@ impl Network {
             &[("eth0", 2, 2, RIGHT_MACS[0])],
             "10.2.0.1 fd00:2::1",
         )?;
-        network.node.enter(trace_log::enable)?;
+        network.node.enter(trace_log::set_loggers)?;
         Ok(network)
     }
 }

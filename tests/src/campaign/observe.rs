@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::network::{NODE, Network};
+use super::network::Network;
 use crate::command::Running;
 use crate::kmsg;
 use crate::wait;
@@ -19,12 +19,15 @@ const READY_FILE: &str = "/run/oracle-tracer.ready";
 const OUTPUT: &str = "/tmp/oracle-tracer.out";
 const ERRORS: &str = "/tmp/oracle-tracer.err";
 
-/// Datagrams from the node to itself: what is between these ports on both sides is compared. Whatever the rules
-/// say, raw's OUTPUT logs at least one line for each.
+/// Datagrams from the node to itself, by their ports: what is between these is compared. Whatever the rules say, raw's
+/// OUTPUT logs at least one line for each.
 const FIRST: u16 = 64001;
 const LAST: u16 = 64002;
+/// A datagram before them, and one after them.
+const READY: u16 = 64000;
+const END: u16 = 64003;
 
-/// tracer and the kernel's log, at work.
+/// tracer and the kernel's log, at work for a whole campaign.
 pub(super) struct Observer {
     log: kmsg::Log,
     kernel: Vec<String>,
@@ -33,7 +36,7 @@ pub(super) struct Observer {
     printed: String,
 }
 
-/// What both sides said.
+/// What both sides said of one ruleset.
 pub(super) struct Accounts {
     /// The kernel's `TRACE:` lines; there may be more after the last that must have a partner.
     pub(super) kernel: Vec<String>,
@@ -41,27 +44,21 @@ pub(super) struct Accounts {
     pub(super) kernel_len: usize,
     /// tracer's lines.
     pub(super) tracer: Vec<String>,
-    /// What tracer said on standard error.
-    pub(super) words: String,
 }
 
 impl Observer {
-    /// Starts tracer on the node, and waits until it is ready.
-    pub(super) fn start(network: &Network) -> Result<Self> {
+    /// Starts tracer, and waits until it is ready.
+    pub(super) fn start() -> Result<Self> {
         // A ready file that is left over would be taken for the new one.
         drop(fs::remove_file(READY_FILE));
         let created = |path: &str| File::create(path).with_context(|| format!("failed to create: {path}"));
         let mut command = Command::new("tracer");
         command
-            .args(["trace", "--format", "log", "--netns", NODE, "--ring-kib", "16384"])
+            .args(["trace", "--format", "log", "--ring-kib", "16384"])
             .args(["--ready-file", READY_FILE])
             .stdout(created(OUTPUT)?)
             .stderr(created(ERRORS)?);
-        let mut tracer = Running(command.spawn().context("failed to start: tracer")?);
-        wait::until("tracer to be ready", || match tracer.0.try_wait()? {
-            Some(status) => bail!("failed to start: tracer: {status}: {}", words()),
-            None => Ok(Path::new(READY_FILE).exists()),
-        })?;
+        let tracer = Running(command.spawn().context("failed to start: tracer")?);
         let mut observer = Self {
             log: kmsg::Log::from_now()?,
             kernel: Vec::new(),
@@ -69,8 +66,21 @@ impl Observer {
             output: File::open(OUTPUT).with_context(|| format!("failed to open: {OUTPUT}"))?,
             printed: String::new(),
         };
-        observer.mark(network, FIRST)?;
+        wait::until("tracer to be ready", || {
+            observer.still_there()?;
+            Ok(Path::new(READY_FILE).exists())
+        })?;
         Ok(observer)
+    }
+
+    /// Begins with a ruleset that was loaded. tracer reads rules as they come into force, before it looks at packets
+    /// that come later: so once it has told of one, it knows them all and observes what is in them.
+    pub(super) fn begin(&mut self, network: &Network) -> Result<()> {
+        self.read()?;
+        self.kernel.clear();
+        self.printed.clear();
+        self.mark(network, READY)?;
+        self.mark(network, FIRST)
     }
 
     /// Sends a marker, and waits until both sides have seen it.
@@ -82,11 +92,19 @@ impl Observer {
             Ok(())
         })?;
         wait::until("both sides to see the marker", || {
+            self.still_there()?;
             self.read()?;
             let seen = |mut lines: std::str::Lines<'_>| lines.any(|line| is_marker(line, port));
             Ok(self.kernel.iter().any(|line| is_marker(line, port)) && seen(self.printed.lines()))
         })
         .with_context(|| format!("tracer says: {}", words()))
+    }
+
+    fn still_there(&mut self) -> Result<()> {
+        match self.tracer.0.try_wait().context("failed to wait for tracer")? {
+            None => Ok(()),
+            Some(status) => bail!("failed to run: tracer: {status}: {}", words()),
+        }
     }
 
     /// Takes what has come; often enough that the kernel's buffer does not wrap around.
@@ -103,66 +121,46 @@ impl Observer {
         Ok(())
     }
 
-    /// Waits until no line has come for a while.
-    fn settle(&mut self) -> Result<()> {
-        const QUIET_MS: u64 = 40;
-        for _ in 0..25 {
-            let before = self.kernel.len();
-            std::thread::sleep(std::time::Duration::from_millis(QUIET_MS));
-            self.read()?;
-            if self.kernel.len() == before {
-                break;
-            }
-        }
-        Ok(())
+    /// Ends with a ruleset: what both sides said of it.
+    pub(super) fn end(&mut self, network: &Network) -> Result<Accounts> {
+        self.mark(network, LAST)?;
+        self.mark(network, END)?;
+        let mut tracer: Vec<String> = self.printed.lines().map(str::to_owned).collect();
+        let first = place(&self.kernel, FIRST)?;
+        // All that was logged before the last marker is told of before the one after it, at the latest.
+        let kernel_len = place(&self.kernel, LAST)? - first;
+        tracer.truncate(place(&tracer, END)?);
+        tracer.drain(..place(&tracer, FIRST)?);
+        Ok(Accounts {
+            kernel: self.kernel.split_off(first),
+            kernel_len,
+            tracer,
+        })
     }
 
-    /// Sends the last marker and ends tracer.
-    pub(super) fn finish(mut self, network: &Network) -> Result<Accounts> {
-        self.settle()?;
-        self.mark(network, LAST)?;
+    /// Ends tracer; what it says at the end.
+    pub(super) fn stop(mut self) -> Result<String> {
         let pid = i32::try_from(self.tracer.0.id()).context("failed to read process id")?;
         kill(Pid::from_raw(pid), Signal::SIGINT).context("failed to stop tracer")?;
+        let process = &mut self.tracer.0;
+        let mut status = None;
         wait::until("tracer to end", || {
-            Ok(self
-                .tracer
-                .0
-                .try_wait()
-                .context("failed to wait for tracer")?
-                .is_some())
+            status = process.try_wait().context("failed to wait for tracer")?;
+            Ok(status.is_some())
         })?;
-        let status = self.tracer.0.wait().context("failed to wait for tracer")?;
-        if !status.success() {
-            bail!("failed to run: tracer: {status}: {}", words());
+        match status {
+            Some(status) if !status.success() => bail!("failed to run: tracer: {status}: {}", words()),
+            _ => Ok(words()),
         }
-        self.read()?;
-        let tracer: Vec<String> = self.printed.lines().map(str::to_owned).collect();
-        let (kernel_from, kernel_to) = between(&self.kernel)?;
-        let (tracer_from, tracer_to) = between(&tracer)?;
-        Ok(Accounts {
-            kernel_len: kernel_to - kernel_from,
-            kernel: self.kernel.split_off(kernel_from),
-            tracer: tracer[tracer_from..tracer_to].to_vec(),
-            words: words(),
-        })
     }
 }
 
-/// From the first marker to the last one's end in raw, where nothing else can be.
-fn between(lines: &[String]) -> Result<(usize, usize)> {
-    let first = lines
+/// Where the first line of a marker is. A copy of it counts as well: there are no others of the marker before.
+fn place(lines: &[String], port: u16) -> Result<usize> {
+    lines
         .iter()
-        .position(|line| is_marker(line, FIRST))
-        .context("failed to find: first marker")?;
-    let last = lines
-        .iter()
-        .position(|line| is_marker(line, LAST))
-        .context("failed to find: last marker")?;
-    let len = lines[last..]
-        .iter()
-        .take_while(|line| is_marker(line, LAST) && line.contains(" IN= ") && line.starts_with("TRACE: raw:"))
-        .count();
-    Ok((first, last + len))
+        .position(|line| is_marker(line, port))
+        .with_context(|| format!("failed to find: marker {port}"))
 }
 
 fn is_marker(line: &str, port: u16) -> bool {

@@ -16,30 +16,27 @@ pub(super) fn rerun(seed: u64, index: u64) -> String {
     )
 }
 
-/// The lines of the packet at which the two sides differ.
+/// The lines around the place at which the two sides differ.
 pub(super) fn difference(accounts: &Accounts, comparison: &Comparison) -> String {
     let Comparison::Different { kernel, tracer } = *comparison else {
         return String::new();
     };
-    let mut text = String::new();
-    let (kernel_line, tracer_line) = (accounts.kernel.get(kernel), accounts.tracer.get(tracer));
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        text,
-        "kernel line {kernel}:  {}",
-        kernel_line.map_or("none", String::as_str)
+    let (kernel_line, tracer_line) = (
+        kernel.and_then(|place| accounts.kernel.get(place)),
+        tracer.and_then(|place| accounts.tracer.get(place)),
     );
-    let _ = writeln!(
-        text,
-        "tracer line {tracer}:  {}",
+    let mut text = format!(
+        "kernel line without partner:  {}\ntracer's traversal not found: {}\n",
+        kernel_line.map_or("none", String::as_str),
         tracer_line.map_or("none", String::as_str)
     );
-    let Some(packet) = kernel_line.or(tracer_line).map(|line| compare::packet(line)) else {
+    let Some(packet) = tracer_line.or(kernel_line).map(|line| compare::packet(line)) else {
         return text;
     };
-    let of_packet = |lines: &[String]| -> Vec<String> {
+    let of_packet = |lines: &[String], place: Option<usize>| -> Vec<String> {
         let mut is_last = false;
-        let chosen = lines.iter().filter(|line| {
+        let near = place.map_or(0, |place| place.saturating_sub(LINES_MAX));
+        let chosen = lines.iter().skip(near).filter(|line| {
             if !line.starts_with("PARTIAL: ") {
                 is_last = compare::packet(line) == packet;
             }
@@ -47,33 +44,14 @@ pub(super) fn difference(accounts: &Accounts, comparison: &Comparison) -> String
         });
         chosen.map(|line| line.trim_end().to_owned()).collect()
     };
-    let (kernel, tracer) = (of_packet(&accounts.kernel), of_packet(&accounts.tracer));
-    let _ = writeln!(text, "the packet, - only the kernel, + only tracer:");
-    for line in diff(&kernel, &tracer).iter().take(LINES_MAX) {
+    let of_kernel = of_packet(&accounts.kernel, kernel);
+    let of_tracer = of_packet(&accounts.tracer, tracer);
+    text += "the packet, - only the kernel, + only tracer:\n";
+    for line in diff(&of_kernel, &of_tracer).iter().take(LINES_MAX) {
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{line}");
     }
-    let _ = writeln!(text, "around it, kernel:");
-    for line in around(&accounts.kernel, comparison_place(comparison).0) {
-        let _ = writeln!(text, "  {line}");
-    }
-    let _ = writeln!(text, "around it, tracer:");
-    for line in around(&accounts.tracer, comparison_place(comparison).1) {
-        let _ = writeln!(text, "  {line}");
-    }
-    let _ = writeln!(text, "tracer says: {}", accounts.words);
     text
-}
-
-fn comparison_place(comparison: &Comparison) -> (usize, usize) {
-    match *comparison {
-        Comparison::Different { kernel, tracer } => (kernel, tracer),
-        Comparison::Identical { .. } => (0, 0),
-    }
-}
-
-fn around(lines: &[String], place: usize) -> &[String] {
-    let from = place.saturating_sub(4).min(lines.len());
-    &lines[from..(place + 8).min(lines.len())]
 }
 
 /// Everything that both sides said.

@@ -111,6 +111,17 @@ impl Ruleset {
         text
     }
 
+    /// Each rule with the text of a ruleset that has it alone, to find one that the tools refuse.
+    pub fn alone(&self) -> impl Iterator<Item = (Family, &Rule, String)> {
+        self.tables.iter().flat_map(|table| {
+            table.rules.iter().map(|rule| {
+                let mut alone = table.clone();
+                alone.rules = vec![rule.clone()];
+                (table.family, rule, alone.to_string())
+            })
+        })
+    }
+
     /// How many rules there are, besides those that make the kernel trace.
     #[must_use]
     pub fn len(&self) -> usize {

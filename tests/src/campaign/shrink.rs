@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::compare::Comparison;
+use super::observe::Observer;
 use super::rules::Ruleset;
 use super::{Trial, trial};
 
@@ -10,10 +11,14 @@ use super::{Trial, trial};
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The smallest ruleset found that still shows a difference, if any does again.
-pub(super) fn small(ruleset: &Ruleset, packets_seed: u64) -> Option<(Ruleset, Trial)> {
+pub(super) fn small(
+    observer: &mut Observer,
+    ruleset: &Ruleset,
+    packets_seed: u64,
+) -> Option<(Ruleset, Trial)> {
     let end = Instant::now() + LIMIT;
-    let differs = |ruleset: &Ruleset| {
-        let trial = trial(ruleset, packets_seed).ok()?;
+    let mut differs = |ruleset: &Ruleset| {
+        let trial = trial(observer, ruleset, packets_seed).ok()?;
         matches!(trial.comparison, Comparison::Different { .. }).then_some(trial)
     };
     let mut best = (ruleset.clone(), differs(ruleset)?);

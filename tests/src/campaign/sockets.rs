@@ -21,7 +21,7 @@ pub(super) const TCP_PORTS: [u16; 2] = [80, 81];
 pub(super) const UDP_PORTS: [u16; 2] = [5000, 5001];
 
 /// Datagrams that a server answers at a time.
-const ANSWERS_MAX: usize = 3;
+const ANSWERS_MAX: usize = 2;
 
 /// Servers that send everything back.
 pub(super) struct Servers {

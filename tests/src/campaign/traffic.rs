@@ -18,7 +18,7 @@ const PACKETS: usize = 26;
 /// Connections and exchanges of datagrams for one ruleset.
 const EXCHANGES: usize = 8;
 /// Looks at what has come, after each packet.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 6;
 
 /// Sends everything; `meanwhile` is called often.
 pub(super) fn send(

@@ -157,12 +157,17 @@ fn under_traffic() -> Result<()> {
         // Nothing is shown of these, so all lines are of complete paths.
         ensure!(remark.contains(": ruleset replaced "), "another remark: {remark}");
     }
+    let early = told
+        .partial
+        .iter()
+        .filter(|remark| remark.ends_with("before it could be read"))
+        .count();
     let told = by_packet(told.lines)?;
     let same = same_as_logged(by_packet(logged)?, &told)?;
     let of_one_generation = told.values().map(of_one_generation).sum::<Result<u64>>()?;
     let (exact, partial) = paths(&text)?;
     eprintln!(
-        "paths::replacement::under_traffic: {} replacements in {} s; {exact} paths exact, {partial} partial; {same} of them \
+        "paths::replacement::under_traffic: {} replacements in {} s; {exact} paths exact, {partial} partial ({early} for rules that were gone before they were read); {same} of them \
          equal to TRACE's, {of_one_generation} with the generation that the kernel's mark says",
         replaced.load(Ordering::Relaxed) - 1,
         lasts.as_secs()

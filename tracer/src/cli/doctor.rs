@@ -124,6 +124,7 @@ probes and where they go
 ! kretprobe       xt_alloc_table_info    not found
 - kprobe          xt_replace_table       not in this kernel, not needed
 ! kretprobe       xt_find_table_lock     not found
+! kprobe          xt_find_table_lock     not found
 ! kretprobe       ipt_do_table           not found
 ! kprobe          ipt_do_table           not found
 ! kretprobe       ip6t_do_table          not found

@@ -20,6 +20,7 @@ use super::{
     trace::{paths_summary, summary, undecided},
 };
 use crate::{
+    changed::Changes,
     event::{End, Event},
     explain::{Explainer, Explanation},
     filter::Selection,
@@ -84,6 +85,7 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             explainer: None,
             recorded: Recorded::default(),
             witnesses: Witnesses::default(),
+            changes: Changes::default(),
             parts: Parts::default(),
             device_names: DeviceNames::default(),
             functions: HashMap::new(),
@@ -189,6 +191,7 @@ struct Recording {
     explainer: Option<Explainer>,
     recorded: Recorded,
     witnesses: Witnesses,
+    changes: Changes,
     parts: Parts,
     device_names: DeviceNames,
     /// Names of functions that dropped packets, by an address within.
@@ -259,6 +262,10 @@ impl Recording {
                             end.ended_ns = end.ended_ns.saturating_add_signed(self.shift_ns);
                             return Some(Shown::End(end));
                         }
+                        Ok(Event::Changed(changed)) => {
+                            self.changes.keep(changed);
+                            continue;
+                        }
                         Ok(Event::Witness(witness)) => {
                             self.witnesses.keep(witness);
                             if let Some(explainer) = &mut self.explainer {
@@ -273,6 +280,7 @@ impl Recording {
                     };
                     self.traversals += 1;
                     self.witnesses.complete(&mut traversal);
+                    self.changes.complete(&mut traversal);
                     if !self.selection.takes(&mut traversal) {
                         continue;
                     }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write as _},
+    os::fd::{AsRawFd as _, RawFd},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +12,10 @@ use anyhow::{Context as _, anyhow};
 use clap::Args;
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
-    io::{Interest, unix::AsyncFd},
+    io::{
+        Interest,
+        unix::{AsyncFd, AsyncFdReadyGuard},
+    },
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, MissedTickBehavior},
 };
@@ -24,17 +28,18 @@ use super::{
     results::{self, Destination, Results, State},
 };
 use crate::{
+    changed::Changes,
     event::{End as EndOfPacket, Event, Fate},
     explain::{Explainer, Explanation},
     filter::{Selection, Wanted},
     kernel::{
-        attach::{Attached, Counts, Plan},
+        attach::{Attached, Counts, Plan, Replacements},
         devices::DeviceNames,
         functions::Functions,
         machine::Machine,
         namespaces::NamespaceNames,
         preflight,
-        rules::{KernelRules, Reader},
+        rules::{KernelRules, Reader, Replaced},
         verify,
     },
     output::{Clock, Format},
@@ -213,15 +218,26 @@ async fn trace(args: &TraceArgs, plan: &Plan, mut show: Show) -> Result<(), Fail
     // Before attaching, so that a signal at any later moment ends the trace in order.
     let mut signals = Signals::new().context("failed to start: signal handling")?;
     let mut attached = Attached::attach(plan)?;
+    show.take_replacements(&mut attached);
     show.survey(&mut attached);
     // SAFETY: the descriptor is the ring buffer's, which `Attached` owns and never replaces.
     let attached = unsafe { AsyncFd::register_with_interest(attached, Interest::READABLE) };
     let mut attached =
         attached.map_err(|error| anyhow!(io::Error::from(error)).context("failed to watch: ring buffer"))?;
+    let replaced = show
+        .watch_replacements()
+        .context("failed to watch: replacements of rules")?;
     let _ready = args.ready_file.as_deref().map(ReadyFile::create).transpose()?;
     let deadline = args.duration.map(|duration| Instant::now() + duration);
 
-    let ended = follow(&mut show, &mut attached, &mut signals, deadline).await;
+    let ended = follow(
+        &mut show,
+        &mut attached,
+        replaced.as_ref(),
+        &mut signals,
+        deadline,
+    )
+    .await;
     let mut attached = attached.into_inner();
     attached.detach();
     let drained = match ended {
@@ -239,6 +255,7 @@ async fn trace(args: &TraceArgs, plan: &Plan, mut show: Show) -> Result<(), Fail
 async fn follow(
     show: &mut Show,
     attached: &mut AsyncFd<Attached>,
+    replaced: Option<&AsyncFd<RawFd>>,
     signals: &mut Signals,
     deadline: Option<Instant>,
 ) -> Result<End, Failure> {
@@ -257,6 +274,10 @@ async fn follow(
                 if let Some(end) = show.moment()? {
                     return Ok(end);
                 }
+            }
+            ready = readable(replaced) => {
+                show.keep_up(attached.get_mut());
+                ready.context("failed to watch: replacements of rules")?.clear_ready();
             }
             ready = attached.readable_mut() => {
                 let mut ready = ready.context("failed to watch: ring buffer")?;
@@ -318,6 +339,14 @@ impl Signals {
     }
 }
 
+/// Ready when there are replacements; never, where nobody wants to know.
+async fn readable(fd: Option<&AsyncFd<RawFd>>) -> io::Result<AsyncFdReadyGuard<'_, RawFd>> {
+    match fd {
+        Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn at(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -351,6 +380,7 @@ struct Show {
     /// Where the format shows rules, or they are kept.
     paths: Option<Paths>,
     witnesses: Witnesses,
+    changes: Changes,
     parts: Parts,
     /// Where the programs cannot decide all.
     selection: Option<Selection>,
@@ -367,6 +397,7 @@ struct Show {
 struct Paths {
     explainer: Explainer,
     rules: KernelRules,
+    replacements: Option<Replacements>,
 }
 
 impl Show {
@@ -399,8 +430,10 @@ impl Show {
             paths: shows_rules.then(|| Paths {
                 explainer: Explainer::verifying(args.verify),
                 rules: KernelRules::new(shows_texts),
+                replacements: None,
             }),
             witnesses: Witnesses::default(),
+            changes: Changes::default(),
             parts: Parts::default(),
             selection: wanted.rest.is_some().then(|| Selection::new(wanted)),
             device_names: DeviceNames::default(),
@@ -444,7 +477,7 @@ impl Show {
 
     /// Reads the rules that there are before the first packet comes.
     fn survey(&mut self, attached: &mut Attached) {
-        let Some(Paths { explainer, rules }) = &mut self.paths else {
+        let Some(Paths { explainer, rules, .. }) = &mut self.paths else {
             return;
         };
         let mut recorder = self.recorder.as_mut();
@@ -462,10 +495,60 @@ impl Show {
         });
     }
 
+    /// Takes it on to keep up with rules that are replaced, where paths are shown through them.
+    fn take_replacements(&mut self, attached: &mut Attached) {
+        if let Some(paths) = &mut self.paths {
+            paths.replacements = attached.take_replacements();
+        }
+    }
+
+    /// Becomes readable when rules were replaced that paths are shown through.
+    fn watch_replacements(&self) -> io::Result<Option<AsyncFd<RawFd>>> {
+        let replacements = self.paths.as_ref().and_then(|paths| paths.replacements.as_ref());
+        replacements
+            .map(|replacements| {
+                // SAFETY: the descriptor is the ring buffer's, which stays in `paths` as long as this lives.
+                unsafe { AsyncFd::register_with_interest(replacements.as_raw_fd(), Interest::READABLE) }
+            })
+            .transpose()
+            .map_err(io::Error::from)
+    }
+
+    /// Reads rules that have been replaced.
+    fn keep_up(&mut self, attached: &mut Attached) {
+        let Some(Paths {
+            explainer,
+            rules,
+            replacements: Some(replacements),
+        }) = &mut self.paths
+        else {
+            return;
+        };
+        for replaced in Replaced::latest(replacements) {
+            let Replaced {
+                netns,
+                family,
+                table,
+                generation,
+            } = &replaced;
+            if explainer.knows(*netns, *family, table, *generation) {
+                continue;
+            }
+            if let Some((generation, read)) = rules.read_replaced(attached, &replaced) {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.file().table(*netns, generation, &read);
+                }
+                explainer.learn(*netns, generation, read);
+            }
+        }
+    }
+
     /// Shows a batch of the records that are in the buffer.
     fn drain(&mut self, attached: &mut Attached) -> Result<Drained, Failure> {
         let mut drained = Drained::More;
         for _ in 0..BATCH_MAX {
+            // First what packets will meet, then those that have met it.
+            self.keep_up(attached);
             let keep = self.recorder.is_some().then_some(&mut self.raw);
             let event = attached.with_next_record(|bytes| {
                 if let Some(raw) = keep {
@@ -493,6 +576,12 @@ impl Show {
                         recorder.other(&self.raw);
                     }
                     self.witnesses.keep(witness);
+                }
+                Event::Changed(changed) => {
+                    if let Some(recorder) = &mut self.recorder {
+                        recorder.other(&self.raw);
+                    }
+                    self.changes.keep(changed);
                 }
             }
             let enough = match &self.results {
@@ -531,6 +620,7 @@ impl Show {
 
     fn traversal(&mut self, mut traversal: Traversal, attached: &mut Attached) -> Result<(), Failure> {
         self.witnesses.complete(&mut traversal);
+        self.changes.complete(&mut traversal);
         if let Some(selection) = &mut self.selection
             && !selection.takes(&mut traversal)
         {
@@ -561,7 +651,7 @@ impl Show {
                     });
                 }
             });
-        let Paths { explainer, rules } = self.paths.as_mut()?;
+        let Paths { explainer, rules, .. } = self.paths.as_mut()?;
         let source = &mut Reader { rules, attached };
         let Some(recorder) = recorder else {
             return Some(explainer.explain(traversal, source));
@@ -621,7 +711,7 @@ impl Show {
         if let Some(selection) = &self.selection {
             text.push_str(&undecided(selection));
         }
-        if let Some(Paths { explainer, rules }) = &self.paths {
+        if let Some(Paths { explainer, rules, .. }) = &self.paths {
             if self.results.is_some() {
                 text.push_str(&paths_summary(explainer));
             }
@@ -705,6 +795,10 @@ pub(super) fn summary(done: &str, counts: &Counts) -> String {
             "end of a packet not seen: noticed when its address was used again",
         ),
         (Counter::EndRingFull, "ring buffer full: ends of packets not told"),
+        (
+            Counter::HeadersFull,
+            "ring buffer full: headers after a target not seen, the path is partial (a larger --ring-kib helps)",
+        ),
     ];
     let mut text = done.to_owned();
     let mut losses: Vec<String> = lost

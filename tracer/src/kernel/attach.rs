@@ -20,7 +20,7 @@ use aya::{
     },
 };
 use nix::errno::Errno;
-use tracer_common::{Commit, Counter, Filter, Offsets, Sites, THREAD_NAME_LEN, TableRead};
+use tracer_common::{Commit, Counter, Filter, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead};
 
 use crate::{nftables::key::TraceKey, ruleset::source::reader_name};
 
@@ -163,6 +163,7 @@ pub struct Attached {
     /// Declared first, so dropped first.
     links: Vec<Link>,
     records: RingBuf<MapData>,
+    replacements: Option<Replacements>,
     counters: PerCpuArray<MapData, u64>,
     /// Dropped after the links, and so off when no traversal is under way.
     trace_key: Option<TraceKey>,
@@ -193,7 +194,10 @@ pub enum ExtensionKind {
     /// A match.
     Match,
     /// A target.
-    Target,
+    Target {
+        /// Whether it changes the packet's headers: then they are sent as it leaves them.
+        headers: bool,
+    },
 }
 
 /// A frame as the map holds it; only its presence matters here.
@@ -254,6 +258,7 @@ impl Attached {
         Ok(Self {
             links: Vec::new(),
             records: take_map(&mut ebpf, "RECORDS")?,
+            replacements: Some(Replacements(take_map(&mut ebpf, "REPLACEMENTS")?)),
             counters: take_map(&mut ebpf, "COUNTERS")?,
             trace_key: None,
             frames: take_map(&mut ebpf, "FRAMES")?,
@@ -373,7 +378,8 @@ impl Attached {
     pub fn observe(&mut self, extension: ExtensionKind, function: &str) -> Result<(), AttachError> {
         let leave = match extension {
             ExtensionKind::Match => "match_leave",
-            ExtensionKind::Target => "target_leave",
+            ExtensionKind::Target { headers: false } => "target_leave",
+            ExtensionKind::Target { headers: true } => "target_leave_changed",
         };
         // The return first, so that no call is noted whose return is not seen.
         let leave = self.attach_kprobe(leave, function, 0, false, Purpose::Extensions)?;
@@ -421,6 +427,11 @@ impl Attached {
     /// The next record, as the programs wrote it, if there is one.
     pub fn with_next_record<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         self.records.next().map(|record| read(&record))
+    }
+
+    /// The replacements of rules, to be watched apart from the records. Once.
+    pub fn take_replacements(&mut self) -> Option<Replacements> {
+        self.replacements.take()
     }
 
     /// What was counted so far.
@@ -504,6 +515,23 @@ impl Attached {
 impl AsRawFd for Attached {
     fn as_raw_fd(&self) -> RawFd {
         self.records.as_raw_fd()
+    }
+}
+
+/// Replacements of tables, as they happen.
+pub struct Replacements(RingBuf<MapData>);
+
+impl Replacements {
+    /// The next one, if there is one.
+    pub fn next_one(&mut self) -> Option<Replacement> {
+        Replacement::from_bytes(&self.0.next()?)
+    }
+}
+
+/// Becomes readable when there are some.
+impl AsRawFd for Replacements {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 

@@ -120,6 +120,7 @@ pub const FUNCTIONS: &[&str] = &[
     NFT_DO_CHAIN,
     NFT_TRACE_PACKET,
     NF_TABLES_COMMIT,
+    XT_REPLACE_TABLE,
 ];
 
 /// A program of the eBPF object and the probe that it is for.
@@ -158,7 +159,7 @@ pub enum Purpose {
 
 /// Every program with a probe of its own, in the order in which they are attached: the ends of packets' lives and
 /// of rules first, and returns before entries, so that no traversal is half seen.
-pub const PROGRAMS: [Program; 18] = {
+pub const PROGRAMS: [Program; 19] = {
     use Kind::{Kprobe, Kretprobe, RawTracepoint};
     use Purpose::{Life, Nftables, NftablesRules, Rules, Tables};
 
@@ -172,6 +173,7 @@ pub const PROGRAMS: [Program; 18] = {
         Program::new("rules_made", Kretprobe, XT_ALLOC_TABLE_INFO, Rules),
         Program::new("rules_used", Kprobe, XT_REPLACE_TABLE, Rules).optional(),
         Program::new("rules_looked_up", Kretprobe, XT_FIND_TABLE_LOCK, Rules),
+        Program::new("rules_asked", Kprobe, XT_FIND_TABLE_LOCK, Rules),
         Program::new("ipt_leave", Kretprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),
         Program::new("ipt_enter", Kprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),
         Program::new("ip6t_leave", Kretprobe, IP6T_DO_TABLE, Tables(Family::Ipv6)),

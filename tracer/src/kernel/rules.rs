@@ -1,10 +1,13 @@
 //! Reads rules from the kernel, each with the generation that it is, and observes the extensions in them.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+};
 
-use tracer_common::{Generation, TableRead};
+use tracer_common::{Generation, Replacement, TableRead};
 
-use super::attach::{Attached, ExtensionKind};
+use super::attach::{Attached, ExtensionKind, Replacements};
 use crate::{
     explain::{NoRules, Rules, Source},
     nftables::explain::Rules as NftablesRules,
@@ -19,6 +22,8 @@ use crate::{
 
 /// Times that a table is read again because it was replaced meanwhile.
 const ATTEMPTS_MAX: u32 = 16;
+/// Namespaces of which it is remembered where they are.
+const NAMESPACES_MAX: usize = 1024;
 
 /// Reads rules while programs are attached.
 pub struct KernelRules {
@@ -26,6 +31,8 @@ pub struct KernelRules {
     pub(super) texts: bool,
     /// Functions that are observed, or cannot be.
     asked: HashSet<(ExtensionKind, String)>,
+    /// Where namespaces were found, by inode number. They are not held open: that would keep them alive.
+    found: HashMap<u32, PathBuf>,
     /// Extensions that cannot be observed, for the summary.
     pub blind: Vec<String>,
 }
@@ -37,6 +44,7 @@ impl KernelRules {
         Self {
             texts,
             asked: HashSet::new(),
+            found: HashMap::new(),
             blind: Vec::new(),
         }
     }
@@ -55,6 +63,32 @@ impl KernelRules {
                 }
             }
         }
+    }
+
+    /// Reads the rules of a table that has been given others: at once, for they may be gone by the time that the record
+    /// of a packet arrives that met them. What cannot be read is read, or its failure told, when a packet meets it.
+    pub fn read_replaced(
+        &mut self,
+        attached: &mut Attached,
+        replaced: &Replaced,
+    ) -> Option<(Generation, Rules)> {
+        let netns = self.netns(replaced.netns)?;
+        self.read_table(attached, &netns, replaced.family, &replaced.table)
+            .ok()
+    }
+
+    /// The namespace of an inode number.
+    fn netns(&mut self, inode: u32) -> Option<Netns> {
+        let known = self.found.get(&inode);
+        if let Some(netns) = known.and_then(|path| Netns::if_still(path, inode)) {
+            return Some(netns);
+        }
+        if self.found.len() >= NAMESPACES_MAX {
+            self.found.clear();
+        }
+        let netns = Netns::by_inode(inode)?;
+        self.found.insert(inode, PathBuf::from(netns.name()));
+        Some(netns)
     }
 
     fn read_table(
@@ -105,7 +139,10 @@ impl KernelRules {
                 self.observe_one(attached, table, ExtensionKind::Match, extension);
             }
             if let Target::Extension(extension) = &rule.target {
-                self.observe_one(attached, table, ExtensionKind::Target, extension);
+                let kind = ExtensionKind::Target {
+                    headers: replay::changes_headers(extension, table),
+                };
+                self.observe_one(attached, table, kind, extension);
             }
         }
     }
@@ -119,7 +156,7 @@ impl KernelRules {
     ) {
         let which = match kind {
             ExtensionKind::Match => replay::Kind::Match,
-            ExtensionKind::Target => replay::Kind::Target,
+            ExtensionKind::Target { .. } => replay::Kind::Target,
         };
         if replay::purity(extension, table) == Purity::Pure {
             return;
@@ -149,6 +186,50 @@ fn texts(attached: &Attached, netns: &Netns, table: &Table, read: &TableRead) ->
     (after.generation == read.generation && after.table == read.table).then_some(texts)
 }
 
+/// A table that has been given other rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Its family.
+    pub family: Family,
+    /// Its name.
+    pub table: String,
+    /// The rules that it has been given.
+    pub generation: Generation,
+}
+
+impl Replaced {
+    /// Those that were replaced since the last call, each once: only what a table has now can be read.
+    pub fn latest(replacements: &mut Replacements) -> Vec<Self> {
+        let mut latest: Vec<Self> = Vec::new();
+        while let Some(replacement) = replacements.next_one() {
+            let Some(next) = Self::of(&replacement) else {
+                continue;
+            };
+            latest
+                .retain(|old| (old.netns, old.family, &old.table) != (next.netns, next.family, &next.table));
+            latest.push(next);
+        }
+        latest
+    }
+
+    fn of(replacement: &Replacement) -> Option<Self> {
+        let name = replacement.table_name.split(|&byte| byte == 0).next()?;
+        Some(Self {
+            netns: replacement.netns,
+            family: match replacement.family {
+                2 => Family::Ipv4,
+                10 => Family::Ipv6,
+                // Tables of bridges and of ARP.
+                _ => return None,
+            },
+            table: String::from_utf8(name.to_vec()).ok()?,
+            generation: replacement.generation,
+        })
+    }
+}
+
 /// [`KernelRules`] at work.
 pub struct Reader<'a> {
     /// What reads.
@@ -159,7 +240,7 @@ pub struct Reader<'a> {
 
 impl Source for Reader<'_> {
     fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules> {
-        let found = Netns::by_inode(netns);
+        let found = self.rules.netns(netns);
         let found = found.ok_or_else(|| NoRules::Unreadable(format!("network namespace {netns} is gone")))?;
         self.rules
             .read_nftables(self.attached, &found)
@@ -168,7 +249,7 @@ impl Source for Reader<'_> {
 
     fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules> {
         let gone = || NoRules::Unreadable(format!("network namespace {netns} is gone"));
-        let netns = Netns::by_inode(netns).ok_or_else(gone)?;
+        let netns = self.rules.netns(netns).ok_or_else(gone)?;
         let read = self.rules.read_table(self.attached, &netns, family, table);
         read.map_err(NoRules::Unreadable)
     }

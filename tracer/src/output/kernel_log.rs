@@ -49,8 +49,8 @@ pub enum Cut {
 
 /// Appends the kernel's line, from `TRACE: ` to before the line end: the trailing space is the kernel's.
 ///
-/// `prefix` is table, chain, kind and number of the rule. `headers` and `mark` are the packet's when it met this
-/// rule, where rules before it changed them; `headers` may also be fewer bytes than the packet has.
+/// `prefix` is table, chain, kind and number of the rule. `headers`, `packet_len` (bytes from the network header to
+/// the end) and `mark` are the packet's when it met this rule, where rules before it changed them; `headers` may also be fewer bytes than the packet has.
 ///
 /// # Errors
 /// The record ends before what the kernel logs. What was appended is then the beginning of the kernel's line,
@@ -60,6 +60,7 @@ pub fn line(
     prefix: &str,
     traversal: &Traversal,
     headers: &[u8],
+    packet_len: u32,
     mark: u32,
 ) -> Result<(), Cut> {
     let start = to.len();
@@ -67,7 +68,7 @@ pub fn line(
         to,
         packet: Packet {
             recorded: headers,
-            len: traversal.packet_len,
+            len: packet_len,
             len_is_certain: !traversal.incomplete,
         },
         traversal,

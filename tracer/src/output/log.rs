@@ -37,15 +37,22 @@ impl Log {
             let Some(label) = rules.labels.of(traversal.hook, step.offset) else {
                 continue;
             };
-            self.step(traversal, &label.to_string(), &step.headers, step.mark)?;
+            let packet = (&*step.headers, step.packet_len);
+            self.step(traversal, &label.to_string(), packet, step.mark)?;
         }
         Ok(())
     }
 
-    fn step(&mut self, traversal: &Traversal, label: &str, headers: &[u8], mark: u32) -> io::Result<()> {
+    fn step(
+        &mut self,
+        traversal: &Traversal,
+        label: &str,
+        (headers, len): (&[u8], u32),
+        mark: u32,
+    ) -> io::Result<()> {
         let prefix = format!("{}:{label}", traversal.table);
         self.line.clear();
-        let cut = kernel_log::line(&mut self.line, &prefix, traversal, headers, mark);
+        let cut = kernel_log::line(&mut self.line, &prefix, traversal, headers, len, mark);
         writeln!(self.writer, "{}", self.line)?;
         match cut {
             Ok(()) => Ok(()),
@@ -72,7 +79,8 @@ impl Output for Log {
             Explanation::Path { rules, path } => self.steps(traversal, rules, path)?,
             Explanation::Nftables(explained) => {
                 for step in &explained.steps {
-                    self.step(traversal, &step.label(), &step.headers, step.mark)?;
+                    let packet = (&*step.headers, traversal.packet_len);
+                    self.step(traversal, &step.label(), packet, step.mark)?;
                 }
             }
             Explanation::Nothing(_) => {}

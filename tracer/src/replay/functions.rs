@@ -15,8 +15,8 @@ pub enum Kind {
 /// `xt_target.target` points to. `None` for what is not in the table; the pointer in the kernel's own blob then
 /// has the answer.
 ///
-/// The names are those of Linux 5.10 to 7.x. All are symbols of modules, one each, but for `rpfilter_mt`, which
-/// `ipt_rpfilter` and `ip6t_rpfilter` both have.
+/// The names are those of Linux 5.10 to 7.x. All are symbols of modules, one each, but for `rpfilter_mt`, which two
+/// modules have: it comes with its module's name, as `module:symbol`.
 #[must_use]
 pub fn function_name(kind: Kind, name: &str, revision: u8, family: Family) -> Option<&'static str> {
     match kind {
@@ -94,7 +94,8 @@ fn match_function(name: &str, revision: u8, family: Family) -> Option<&'static s
         ("rateest", 0, _) => "xt_rateest_mt",
         ("realm", 0, Ipv4) => "realm_mt",
         ("recent", 0 | 1, _) => "recent_mt",
-        ("rpfilter", 0, _) => "rpfilter_mt",
+        ("rpfilter", 0, Ipv4) => "ipt_rpfilter:rpfilter_mt",
+        ("rpfilter", 0, Ipv6) => "ip6t_rpfilter:rpfilter_mt",
         ("rt", 0, Ipv6) => "rt_mt6",
         ("sctp", 0, _) => "sctp_mt",
         ("set", 0, Ipv4) => "set_match_v0",

@@ -58,7 +58,11 @@ pub(super) fn find_transport(view: &View) -> Result<Result<Transport, NotFound>,
         if next == ROUTING && view.bytes(start, 4)?.is_none() {
             return Ok(Err(NotFound::Malformed));
         }
-        start += extension_len(next, len);
+        let len = extension_len(next, len);
+        if !view.goes_on_behind(start, len)? {
+            return Ok(Err(NotFound::Malformed));
+        }
+        start += len;
         next = following;
     }
     Ok(Ok(Transport {
@@ -94,7 +98,11 @@ pub(super) fn find_extension(view: &View, target: u8) -> Result<Result<u32, NotF
         if found {
             return Ok(Ok(start));
         }
-        start += extension_len(next, len);
+        let len = extension_len(next, len);
+        if !view.goes_on_behind(start, len)? {
+            return Ok(Err(NotFound::Malformed));
+        }
+        start += len;
         next = following;
     }
 }

@@ -31,6 +31,6 @@ mod tests;
 pub use functions::{Kind, function_name};
 pub use observation::{HeadersAfter, Observation, Outcome, PacketAfter};
 pub use path::{Completeness, Gap, Path, Reason, Step};
-pub use purity::{Purity, purity};
+pub use purity::{Purity, changes_headers, purity};
 pub use walk::walk;
 pub use witness::{Comparison, compare};

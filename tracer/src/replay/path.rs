@@ -31,6 +31,8 @@ pub struct Step {
     pub mark: u32,
     /// The packet's headers at this line, as far as they are certain.
     pub headers: Arc<[u8]>,
+    /// Length of the packet at this line, from the network header to the end.
+    pub packet_len: u32,
 }
 
 /// Whether a path is exactly the kernel's.
@@ -40,6 +42,24 @@ pub enum Completeness {
     Complete,
     /// It may not be.
     Partial(Reason),
+}
+
+impl Completeness {
+    /// Whether what was recorded of the kernel's walk says that it was another one.
+    #[must_use]
+    pub fn is_contradicted(&self) -> bool {
+        matches!(
+            self,
+            Self::Partial(
+                Reason::Verdict { .. }
+                    | Reason::ImpossibleVerdict { .. }
+                    | Reason::Mark { .. }
+                    | Reason::Surplus { .. }
+                    | Reason::OutOfPlace { .. }
+                    | Reason::Contradiction { .. }
+            )
+        )
+    }
 }
 
 /// Why a path is partial.
@@ -171,6 +191,9 @@ pub enum Reason {
         /// What the kernel did.
         said: String,
     },
+    /// Kernels differ here, and the record fits more than one way.
+    #[error("kernels differ on a header that claims to be longer than the packet")]
+    Overlong,
     /// A walk of a length that no sound table leads to.
     #[error("the walk does not end")]
     Endless,

@@ -25,3 +25,9 @@ pub fn purity(extension: &Extension, table: &Table) -> Purity {
         matches::is_pure(extension, table.family, data) || targets::is_pure(extension, table.family, data);
     if pure { Purity::Pure } else { Purity::Observed }
 }
+
+/// Whether a target changes headers so that they have to be observed when it returns.
+#[must_use]
+pub fn changes_headers(extension: &Extension, table: &Table) -> bool {
+    targets::changes_headers(extension, table.family, Data::of(extension, table))
+}

@@ -1,5 +1,6 @@
 //! The packet as the walk sees it: as it was at entry, with what targets have changed since.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::path::Gap;
@@ -18,6 +19,20 @@ pub(super) struct View {
     pub(super) connection: Connection,
     /// From here on a target may have changed the headers unseen, and with them the length.
     pub(super) doubtful_from: Option<u32>,
+    /// What the kernel does with an IPv6 extension header that claims to be longer than the packet.
+    pub(super) overlong: Overlong,
+    /// Whether it had to do something.
+    pub(super) met_overlong: Cell<bool>,
+}
+
+/// What `ipv6_find_hdr` does with an extension header that claims to be longer than the packet. Recent stable kernels
+/// refuse it; no number or type tells which kernel does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overlong {
+    /// It goes on to the next header's number, which is the transport protocol unless it stands for a header itself.
+    Skipped,
+    /// It returns `-EBADMSG`.
+    Refused,
 }
 
 /// What conntrack knows of the packet.
@@ -43,8 +58,10 @@ pub(super) enum Connection {
 }
 
 impl View {
-    pub(super) fn of(traversal: &Traversal) -> Self {
+    pub(super) fn of(traversal: &Traversal, overlong: Overlong) -> Self {
         Self {
+            overlong,
+            met_overlong: Cell::new(false),
             headers: traversal.headers.as_slice().into(),
             len: traversal.packet_len,
             mark: traversal.mark_before,
@@ -86,6 +103,15 @@ impl View {
     pub(super) fn array<const LEN: usize>(&self, at: u32) -> Result<Option<&[u8; LEN]>, Gap> {
         let len = u32::try_from(LEN).map_err(|_| Gap::BeyondCapture)?;
         Ok(self.bytes(at, len)?.and_then(<[u8]>::first_chunk))
+    }
+
+    /// Whether the kernel goes on behind an extension header of this length at `start`.
+    pub(super) fn goes_on_behind(&self, start: u32, len: u32) -> Result<bool, Gap> {
+        if self.packet_len()?.wrapping_sub(start) >= len {
+            return Ok(true);
+        }
+        self.met_overlong.set(true);
+        Ok(self.overlong == Overlong::Skipped)
     }
 
     /// `skb->len`

@@ -9,7 +9,7 @@ use super::observation::{Observation, Outcome, PacketAfter};
 use super::path::{Completeness, Gap, Path, Reason, Step};
 use super::purity::{Purity, purity};
 use super::targets::{self, CONTINUE, Effect, Headers, Use};
-use super::view::{Connection, View};
+use super::view::{Connection, Overlong, View};
 use crate::ruleset::{BuiltIn, Extension, Offset, Rule, Standard, Table, Target};
 use crate::traversal::{Family, Traversal, Verdict};
 
@@ -25,11 +25,52 @@ const STEPS_MAX: usize = 1 << 16;
 /// Out comes the path, with the reason where it is not certain to be the kernel's.
 #[must_use]
 pub fn walk(table: &Table, traversal: &Traversal, observed: &[Observation]) -> Path {
+    let (path, met_overlong) = attempt(table, traversal, observed, Overlong::Skipped);
+    if met_overlong {
+        let (other, _) = attempt(table, traversal, observed, Overlong::Refused);
+        return decide(path, other);
+    }
+    path
+}
+
+/// Of the walks of two kinds of kernels the one that the record does not contradict; if it contradicts neither, what
+/// they have in common.
+fn decide(path: Path, other: Path) -> Path {
+    let offsets = |path: &Path| path.steps.iter().map(|step| step.offset).collect::<Vec<_>>();
+    let is_complete = |path: &Path| path.completeness == Completeness::Complete;
+    let same = offsets(&path) == offsets(&other) && path.verdict == other.verdict;
+    if path.completeness.is_contradicted() || same && is_complete(&other) {
+        return other;
+    }
+    if other.completeness.is_contradicted() || same {
+        return path;
+    }
+    let common = path.steps.iter().zip(&other.steps);
+    let common = common
+        .take_while(|(one, other)| one.offset == other.offset)
+        .count();
+    Path {
+        steps: path.steps.into_iter().take(common).collect(),
+        verdict: None,
+        hotdrop: None,
+        completeness: Completeness::Partial(Reason::Overlong),
+    }
+}
+
+/// A walk of a kernel of one kind, and whether it would have been another of the other kind.
+fn attempt(
+    table: &Table,
+    traversal: &Traversal,
+    observed: &[Observation],
+    overlong: Overlong,
+) -> (Path, bool) {
     let mut steps = Vec::new();
     let mut hotdrop = None;
-    let replayed = Walk::new(table, traversal, observed, &mut steps).and_then(|mut walk| {
+    let mut met_overlong = false;
+    let replayed = Walk::new(table, traversal, observed, overlong, &mut steps).and_then(|mut walk| {
         let end = walk.run();
         hotdrop = walk.hotdrop;
+        met_overlong = walk.view.met_overlong.get();
         end
     });
     let (verdict, completeness) = match replayed {
@@ -37,12 +78,13 @@ pub fn walk(table: &Table, traversal: &Traversal, observed: &[Observation]) -> P
         Ok((verdict, Err(reason))) => (Some(verdict), Completeness::Partial(reason)),
         Err(reason) => (None, Completeness::Partial(reason)),
     };
-    Path {
+    let path = Path {
         steps,
         verdict,
         hotdrop,
         completeness,
-    }
+    };
+    (path, met_overlong)
 }
 
 /// A walk under way.
@@ -68,6 +110,7 @@ impl<'a> Walk<'a> {
         table: &'a Table,
         traversal: &'a Traversal,
         observed: &'a [Observation],
+        overlong: Overlong,
         steps: &'a mut Vec<Step>,
     ) -> Result<Self, Reason> {
         if traversal.incomplete {
@@ -81,7 +124,7 @@ impl<'a> Walk<'a> {
             .iter()
             .find(|chain| chain.hook == traversal.hook)
             .ok_or(Reason::NoChain(traversal.hook))?;
-        let view = View::of(traversal);
+        let view = View::of(traversal, overlong);
         let parameters = Parameters::at_entry(table.family, &view).map_err(|gap| Reason::Header {
             rule: chain.entry,
             gap,
@@ -265,6 +308,7 @@ impl<'a> Walk<'a> {
             offset: rule.offset,
             mark: self.view.mark,
             headers,
+            packet_len: self.view.len,
         });
         Ok(())
     }

@@ -56,6 +56,7 @@ mod tests {
             offset: *offset,
             mark: 0,
             headers: [].into(),
+            packet_len: 0,
         };
         Path {
             steps: steps.iter().map(step).collect(),

@@ -207,14 +207,18 @@ impl Netns {
     /// have a name in `/run/netns` and those of processes and threads. `None` if it is not there, for example
     /// because it is gone.
     ///
-    /// In the worst case it looks at every thread of the machine, so keep what it finds.
+    /// In the worst case it looks at every thread of the machine, so remember where it was found; what it finds
+    /// itself keeps the namespace alive.
     #[must_use]
     pub fn by_inode(inode: u32) -> Option<Self> {
-        find(Path::new("/"), u64::from(inode)).find_map(|path| {
-            let found = Self::from_path(&path).ok()?;
-            // What the path leads to may have changed.
-            (found.inode == u64::from(inode)).then_some(found)
-        })
+        find(Path::new("/"), u64::from(inode)).find_map(|path| Self::if_still(&path, inode))
+    }
+
+    /// The same, where it was found before (by [`Self::name`]), if it is still there.
+    #[must_use]
+    pub fn if_still(path: &Path, inode: u32) -> Option<Self> {
+        let found = Self::from_path(path).ok()?;
+        (found.inode == u64::from(inode)).then_some(found)
     }
 
     /// Every namespace that can be found, this process's own first.

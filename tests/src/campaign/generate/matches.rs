@@ -389,7 +389,16 @@ const CHOICES: &[(Where, &str, &str)] = &[
         "-m time --weekdays Mon,Tue,Wed",
     ),
     (Any, "-m cpu ~--cpu 0", "-m cpu ~--cpu 1"),
-    (Any, "-m devgroup ~--src-group 0", "-m devgroup ~--dst-group 0"),
+    (
+        Hooks(IN_HOOKS),
+        "-m devgroup ~--src-group 0",
+        "-m devgroup ~--src-group 0",
+    ),
+    (
+        Hooks(&["FORWARD", "OUTPUT", "POSTROUTING"]),
+        "-m devgroup ~--dst-group 0",
+        "-m devgroup ~--dst-group 0",
+    ),
     (
         Any,
         "-m physdev ~--physdev-in eth+",
@@ -412,7 +421,7 @@ const CHOICES: &[(Where, &str, &str)] = &[
     ),
     (
         In(&["raw", "mangle"], &["PREROUTING"]),
-        "-m rpfilter ~--loose",
+        "-m rpfilter --loose",
         "-m rpfilter --validmark",
     ),
     (
@@ -422,7 +431,12 @@ const CHOICES: &[(Where, &str, &str)] = &[
     ),
     (Any, "-f", "-m frag --fragid 0:4294967295"),
     (Any, "! -f", "-m frag --fragfirst"),
-    (Any, "-m realm ~--realm 0", "-m frag --fragmore"),
+    (Any, "", "-m frag --fragmore"),
+    (
+        Hooks(&["INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]),
+        "-m realm ~--realm 0",
+        "",
+    ),
     (Any, "", "-m frag --fraglast"),
     (Any, "", "-m ipv6header ~--header frag --soft"),
     (Any, "", "-m ipv6header ~--header hop-by-hop,dst --soft"),

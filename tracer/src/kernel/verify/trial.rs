@@ -185,7 +185,7 @@ fn look(attached: &mut Attached, table: &Table) -> Result<(), Seen> {
                 check(&traversal, table).map_err(Seen::Failed)?;
                 awaited.retain(|hook| *hook != traversal.hook);
             }
-            Some(Ok(Event::End(_))) => {}
+            Some(Ok(Event::End(_) | Event::Changed(_))) => {}
             Some(Err(error)) => return Err(Seen::Failed(error.into())),
             None => {
                 let left = deadline.saturating_duration_since(Instant::now());

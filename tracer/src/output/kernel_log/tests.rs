@@ -1,7 +1,12 @@
 use tracer_common::{HEADERS_LEN_MAX, OBSERVED_MAX, Traversal as Record, flags};
 
-use super::{Cut, TEXT_LEN_MAX, line};
+use super::{Cut, TEXT_LEN_MAX};
 use crate::traversal::Traversal;
+
+/// The line of a packet that has kept its length.
+fn line(to: &mut String, prefix: &str, traversal: &Traversal, headers: &[u8], mark: u32) -> Result<(), Cut> {
+    super::line(to, prefix, traversal, headers, traversal.packet_len, mark)
+}
 
 /// Lines that kernels of real clusters have logged.
 const CLUSTERS: &str = include_str!("testdata/clusters.log");
@@ -161,7 +166,7 @@ fn record_of(line: &str) -> (String, Record) {
     record.headers[..packet.len()].copy_from_slice(&packet);
     record.headers_len = u16::try_from(packet.len()).unwrap();
     if let Some(word) = words.next_if(|word| word.starts_with("UID=")) {
-        record.flags |= flags::OWNER;
+        record.flags = flags::OWNER;
         record.uid = word["UID=".len()..].parse().unwrap();
         record.gid = words.next().unwrap()["GID=".len()..].parse().unwrap();
     }

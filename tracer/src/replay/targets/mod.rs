@@ -137,3 +137,9 @@ pub(super) fn is_pure(extension: &Extension, family: Family, data: Data<'_>) -> 
     let target = Use::new(extension, family, data);
     !matches!(effect(extension, &target), Effect::Observed(_))
 }
+
+/// Whether it changes headers in a way that is not replayed.
+pub(super) fn changes_headers(extension: &Extension, family: Family, data: Data<'_>) -> bool {
+    let target = Use::new(extension, family, data);
+    matches!(effect(extension, &target), Effect::Observed(touches) if touches.headers != Headers::None)
+}
