@@ -61,7 +61,7 @@ pub(crate) fn command(args: Args) -> Result<ExitCode> {
         None => Box::new(io::stdout()),
         Some(path) => {
             // The port of the guest is a terminal, but one that changes nothing.
-            argv.extend(["--write".to_owned(), "/dev/stdout".to_owned()]);
+            argv.extend(["--write".to_owned(), "/proc/self/fd/1".to_owned()]);
             Box::new(File::create(path).with_context(|| format!("failed to create: {}", path.display()))?)
         }
     };
