@@ -12,6 +12,7 @@ mod loss;
 mod nested;
 mod nodeport;
 mod oracle;
+mod pages;
 mod random;
 mod recordings;
 mod replacement;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Trial> {
         calico::trials(),
         rules::trials(),
         oracle::trials(),
+        pages::trials(),
         random::trials(),
         nested::trials(),
         verify::trials(),
