@@ -102,7 +102,7 @@ pub enum Comparison {
 /// Compares the first `kernel_len` of the kernel's lines with all of tracer's, among which are `PARTIAL:` lines. The
 /// kernel's further lines may be partners, but need not have any.
 #[must_use]
-pub fn compare<S: AsRef<str>>(kernel: &[S], kernel_len: usize, tracer: &[S]) -> Comparison {
+pub fn compare<'a, S: AsRef<str>>(kernel: &'a [S], kernel_len: usize, tracer: &'a [S]) -> Comparison {
     let end = Instant::now() + TIME_MAX;
     let mut left = Left {
         lines: kernel
@@ -111,6 +111,7 @@ pub fn compare<S: AsRef<str>>(kernel: &[S], kernel_len: usize, tracer: &[S]) -> 
             .enumerate()
             .collect(),
         ends: Vec::new(),
+        last_taken: 0,
     };
     for traversal in traversals(tracer) {
         if Instant::now() > end || !left.take(&traversal) {
@@ -168,27 +169,33 @@ struct Left<'a> {
     lines: Vec<(usize, &'a str)>,
     /// Last lines of partial traversals, by their place; after them the kernel may have gone on.
     ends: Vec<(usize, Vec<&'a str>)>,
+    /// The place of the line that was taken last.
+    last_taken: usize,
 }
 
 impl<'a> Left<'a> {
     /// Takes the partners of a traversal's lines away. False if they are not there.
-    fn take(&mut self, traversal: &[Line<'_>]) -> bool {
+    fn take(&mut self, traversal: &[Line<'a>]) -> bool {
         if let Some((from, to)) = self.find(traversal) {
             self.remove(from, to, traversal);
             return true;
         }
-        // It may be two: first the copy, which was over first.
+        // It may be two, of which the first happened within the second: a copy, which was over first.
         for at in 1..traversal.len() {
             let (first, second) = traversal.split_at(at);
             let Some((from, to)) = self.find(first) else {
                 continue;
             };
-            let (lines, ends) = (self.lines.clone(), self.ends.clone());
+            let (lines, ends, last) = (self.lines.clone(), self.ends.clone(), self.last_taken);
             self.remove(from, to, first);
-            if self.take(second) {
+            if let Some((start, end)) = self.find(second)
+                && start < from
+                && from < end
+            {
+                self.remove(start, end, second);
                 return true;
             }
-            (self.lines, self.ends) = (lines, ends);
+            (self.lines, self.ends, self.last_taken) = (lines, ends, last);
         }
         false
     }
@@ -213,12 +220,13 @@ impl<'a> Left<'a> {
         Some(at)
     }
 
-    fn remove(&mut self, from: usize, to: usize, traversal: &[Line<'_>]) {
-        if traversal.last().is_some_and(|line| line.open)
-            && let Some((place, text)) = to.checked_sub(1).and_then(|last| self.lines.get(last))
-            && from < to
-        {
-            self.ends.push((*place, key(text)));
+    fn remove(&mut self, from: usize, to: usize, traversal: &[Line<'a>]) {
+        if let Some((place, _)) = self.lines[from..to].last() {
+            self.last_taken = *place;
+        }
+        // Of a traversal that met the rule that traces and no more the kernel may have logged nothing so far.
+        if let Some(line) = traversal.last().filter(|line| line.open) {
+            self.ends.push((self.last_taken, key(line.text)));
         }
         self.lines.drain(from..to);
     }
@@ -228,7 +236,7 @@ impl<'a> Left<'a> {
         let mut lines = self.lines.iter().filter(|(place, _)| *place < kernel_len);
         let is_rest = |place: usize, text: &str| {
             let key = key(text);
-            self.ends.iter().any(|(end, of)| *end < place && *of == key)
+            self.ends.iter().any(|(end, of)| *end <= place && *of == key)
         };
         lines
             .find(|(place, text)| !is_rest(*place, text))
@@ -313,5 +321,9 @@ mod tests {
         let partial = "PARTIAL: filter:OUTPUT: statistic was not observed".to_owned();
         assert!(same(&[a.clone(), b.clone()], &[a.clone(), partial.clone()]));
         assert!(!same(&[a, b.clone()], &[b, partial]));
+        // The kernel has not logged the rule that traces.
+        let (rule, policy) = (line("raw:OUTPUT:rule:1", 1), line("raw:OUTPUT:policy:2", 1));
+        let partial = "PARTIAL: raw:OUTPUT: statistic was not observed".to_owned();
+        assert!(same(std::slice::from_ref(&policy), &[rule, partial]));
     }
 }
