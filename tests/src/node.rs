@@ -54,6 +54,15 @@ pub fn nodeport() -> Result<NodePort> {
 ///
 /// As of [`nodeport`].
 pub fn nodeport_of(family: Family) -> Result<NodePort> {
+    nodeport_by(family, |rules| family.restore(rules))
+}
+
+/// The same with another tool that loads the rules.
+///
+/// # Errors
+///
+/// As of [`nodeport`].
+pub fn nodeport_by(family: Family, restore: impl FnOnce(&str) -> Result<()>) -> Result<NodePort> {
     let at = |a, b, c, d, len| prefix(family, Ipv4Addr::new(a, b, c, d), len);
     let ip = family.ip();
     ready_at_once()?;
@@ -84,7 +93,7 @@ pub fn nodeport_of(family: Family) -> Result<NodePort> {
     ))?;
 
     forward()?;
-    family.restore(&twin::rules(family, &ruleset::fixture(NODEPORT_RULES)?))?;
+    restore(&twin::rules(family, &ruleset::fixture(NODEPORT_RULES)?))?;
     let listener = SocketAddr::new(twin::address(family, POD), POD_PORT);
     let server = Server::start(&pod, listener, PAGE)?;
     Ok(NodePort {

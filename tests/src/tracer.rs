@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -161,6 +162,22 @@ impl Tracer {
     /// When the file cannot be read.
     pub fn shown(&self) -> Result<String> {
         read(&self.files.path().join("stdout"))
+    }
+
+    /// What it has written to standard output after its first `from` bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn shown_from(&self, from: u64) -> Result<String> {
+        let mut text = String::new();
+        File::open(self.files.path().join("stdout"))
+            .and_then(|mut file| {
+                file.seek(SeekFrom::Start(from))?;
+                file.read_to_string(&mut text)
+            })
+            .context("failed to read output")?;
+        Ok(text)
     }
 
     /// Bytes that it has written to standard output so far.

@@ -21,8 +21,8 @@ Examples:
 
 The last line of standard output is the sum; the exit code is 1 if there is any difference.")]
 pub(crate) struct Args {
-    /// Which iptables
-    #[arg(long, value_name = "BACKEND", default_value = "legacy", value_parser = ["legacy"])]
+    /// Whose rules: legacy tables, iptables on nf_tables, or nft
+    #[arg(long, value_name = "BACKEND", default_value = "legacy", value_parser = ["legacy", "iptables-nft", "nft"])]
     backend: String,
     /// Kernel to boot
     #[arg(long, value_name = "SERIES", default_value = "6.12")]
@@ -56,8 +56,8 @@ pub(crate) fn fresh_seed() -> u64 {
 }
 
 /// The campaign as a job of a guest.
-pub(crate) fn job(kernel: Series, rulesets: u64, seed: u64) -> Job {
-    let mut job = Job::command(["oracle", "--backend", "legacy"]);
+pub(crate) fn job(backend: &str, kernel: Series, rulesets: u64, seed: u64) -> Job {
+    let mut job = Job::command(["oracle", "--backend", backend]);
     let options = [("--rulesets", rulesets), ("--seed", seed)];
     job.argv.extend(
         options
@@ -73,7 +73,7 @@ pub(crate) fn job(kernel: Series, rulesets: u64, seed: u64) -> Job {
 /// Runs a campaign; what it prints goes to standard output, its progress to standard error.
 pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(fresh_seed);
-    let mut job = job(args.kernel, args.rulesets, seed);
+    let mut job = job(&args.backend, args.kernel, args.rulesets, seed);
     if let Some(only) = args.only {
         job.argv.extend(["--only".into(), only.to_string().into()]);
     }

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use tests::campaign::nft::{self, Tools};
 use tests::campaign::{self, Campaign};
 
 /// The random oracle.
 #[derive(Parser)]
 struct Cli {
-    /// Which iptables: only legacy
-    #[arg(long, default_value = "legacy", value_parser = ["legacy"])]
+    /// Whose rules
+    #[arg(long, default_value = "legacy", value_parser = ["legacy", "iptables-nft", "nft"])]
     backend: String,
     /// Rulesets to try
     #[arg(long, default_value_t = 50)]
@@ -37,7 +38,12 @@ fn main() -> ExitCode {
         shrink: cli.shrink,
         verbose: cli.verbose,
     };
-    let outcome = match campaign::run(&campaign) {
+    let outcome = match cli.backend.as_str() {
+        "iptables-nft" => nft::run(&campaign, Tools::Iptables),
+        "nft" => nft::run(&campaign, Tools::Native),
+        _ => campaign::run(&campaign),
+    };
+    let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
             eprintln!("{error:#}");

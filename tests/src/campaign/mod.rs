@@ -6,6 +6,7 @@
 pub mod compare;
 pub mod generate;
 pub mod network;
+pub mod nft;
 pub mod rules;
 
 mod observe;

@@ -10,6 +10,7 @@ mod follow;
 mod ground;
 mod loss;
 mod nested;
+mod nftables;
 mod nodeport;
 mod oracle;
 mod pages;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Trial> {
         ends::first_trials(),
         ground::trials(),
         nodeport::trials(),
+        nftables::trials(),
         calico::trials(),
         rules::trials(),
         oracle::trials(),

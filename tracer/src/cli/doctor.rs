@@ -10,6 +10,8 @@ use super::exit::{Exit, Failure};
 use crate::kernel::machine::Machine;
 use crate::kernel::preflight::{self, Families, Finding, Outcome, Report};
 use crate::kernel::probes::Place;
+use crate::nftables::source;
+use crate::ruleset::source::Netns;
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
@@ -22,7 +24,8 @@ const BOLD: Style = Style::new().bold();
 ///
 /// If standard output cannot be written.
 pub fn run(machine: &Machine) -> Result<Exit, Failure> {
-    let report = preflight::check(machine, Families::ALL);
+    let mut report = preflight::check(machine, Families::ALL);
+    report.findings.extend(not_followed(&report));
     match print(&report, &mut anstream::stdout().lock()) {
         // Whoever closed the pipe has read enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -30,6 +33,26 @@ pub fn run(machine: &Machine) -> Result<Exit, Failure> {
         }
         _ => Ok(report.first_obstacle().map_or(Exit::Done, Exit::from)),
     }
+}
+
+/// Tables of nf_tables in this network namespace that packets pass unseen. Only asked for where nf_tables is loaded, and
+/// can be traced at all.
+fn not_followed(report: &Report) -> Option<Finding> {
+    if !report.traces_nftables() {
+        return None;
+    }
+    let ruleset = source::ruleset(&Netns::current().ok()?).ok()?;
+    let tables: Vec<String> = ruleset.not_followed().collect();
+    (!tables.is_empty()).then(|| Finding {
+        name: "other families",
+        seen: tables.join(", "),
+        outcome: Outcome::Warn {
+            meaning:
+                "only tables of the families ip, ip6 and inet are followed; these may drop packets unseen"
+                    .into(),
+            hint: "`nft list ruleset` shows them".into(),
+        },
+    })
 }
 
 /// Writes one line for each check, with explanations under those that are not in order; the probes; and

@@ -715,6 +715,13 @@ impl Show {
             if self.results.is_some() {
                 text.push_str(&paths_summary(explainer));
             }
+            if !rules.not_followed.is_empty() {
+                let tables: Vec<_> = rules.not_followed.iter().map(String::as_str).collect();
+                text.push_str(&format!(
+                    "not followed, of nf_tables' other families: {}\n",
+                    tables.join(", ")
+                ));
+            }
             if !rules.blind.is_empty() {
                 text.push_str(&format!(
                     "not observed on this kernel: {}\n",

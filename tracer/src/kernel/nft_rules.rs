@@ -16,7 +16,7 @@ const ATTEMPTS_MAX: u32 = 16;
 impl KernelRules {
     /// Reads the rules of every network namespace that can be found, and hands them to `learn`. What cannot be read
     /// is read, or its failure told, when a packet meets it.
-    pub fn survey_nftables(&self, attached: &Attached, learn: &mut dyn FnMut(u32, Generation, Rules)) {
+    pub fn survey_nftables(&mut self, attached: &Attached, learn: &mut dyn FnMut(u32, Generation, Rules)) {
         if !attached.traces_nftables() {
             return;
         }
@@ -34,7 +34,7 @@ impl KernelRules {
     /// over; so rules that were read while none was under way, with the same last one before and after, are those that
     /// it made.
     pub(super) fn read_nftables(
-        &self,
+        &mut self,
         attached: &Attached,
         netns: &Netns,
     ) -> Result<(Generation, Rules), String> {
@@ -58,6 +58,7 @@ impl KernelRules {
                     texts = Texts::default();
                 }
             }
+            self.not_followed.extend(ruleset.not_followed());
             return Ok((generation(before), Rules { ruleset, texts }));
         }
         Err("the rules of nf_tables were replaced each time they were read".to_owned())

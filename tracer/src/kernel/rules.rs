@@ -1,7 +1,7 @@
 //! Reads rules from the kernel, each with the generation that it is, and observes the extensions in them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     path::PathBuf,
 };
 
@@ -35,6 +35,8 @@ pub struct KernelRules {
     found: HashMap<u32, PathBuf>,
     /// Extensions that cannot be observed, for the summary.
     pub blind: Vec<String>,
+    /// Tables of nf_tables that packets pass unseen, for the summary.
+    pub not_followed: BTreeSet<String>,
 }
 
 impl KernelRules {
@@ -46,6 +48,7 @@ impl KernelRules {
             asked: HashSet::new(),
             found: HashMap::new(),
             blind: Vec::new(),
+            not_followed: BTreeSet::new(),
         }
     }
 

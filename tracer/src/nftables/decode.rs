@@ -101,7 +101,7 @@ impl Decoder {
             handle,
             is_tail: read.is_tail,
             statement: read.statement,
-            changes_headers: read.changes_headers,
+            changes: read.changes,
             changes_on_the_way: read.changes_on_the_way,
             text: read.text,
         };

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{model::Statement, netlink::Attributes};
+use super::{
+    model::{Changes, Statement},
+    netlink::Attributes,
+};
 
 // Attributes: include/uapi/linux/netfilter/nf_tables.h.
 const LIST_ELEMENT: u16 = 1;
@@ -29,8 +32,8 @@ pub(super) mod code {
 pub(super) struct Read {
     pub(super) is_tail: bool,
     pub(super) statement: Statement,
-    pub(super) changes_headers: bool,
-    pub(super) changes_on_the_way: bool,
+    pub(super) changes: Changes,
+    pub(super) changes_on_the_way: Changes,
     pub(super) text: String,
 }
 
@@ -39,16 +42,18 @@ pub(super) fn read(list: Attributes<'_>) -> Read {
     let mut statement = Statement::Nothing;
     let mut text = String::new();
     let mut is_tail = true;
-    let (mut changes, mut changes_headers, mut changes_on_the_way) = (false, false, false);
+    let (mut changes, mut changes_on_the_way) = (Changes::default(), Changes::default());
     for (_, element) in list.iter().filter(|(kind, _)| *kind == LIST_ELEMENT) {
         let element = Attributes(element);
         let name = element.string(EXPRESSION_NAME).unwrap_or_default();
         let data = element.nested(EXPRESSION_DATA);
         // What comes after a change may still not match; these two always do.
-        changes_on_the_way |= changes && !matches!(name.as_str(), "immediate" | "counter");
-        let (mark, headers) = changed(&name, data);
-        changes |= mark || headers;
-        changes_headers |= headers;
+        if !matches!(name.as_str(), "immediate" | "counter") {
+            changes_on_the_way = changes;
+        }
+        let Changes { mark, headers } = changed(&name, data);
+        changes.mark |= mark;
+        changes.headers |= headers;
         let said = match name.as_str() {
             "immediate" if data.be32(IMMEDIATE_REGISTER) == Some(REGISTER_VERDICT) => {
                 let verdict = data.nested(IMMEDIATE_DATA).nested(DATA_VERDICT);
@@ -89,14 +94,14 @@ pub(super) fn read(list: Attributes<'_>) -> Read {
     Read {
         is_tail,
         statement,
-        changes_headers,
+        changes,
         changes_on_the_way,
         text,
     }
 }
 
-/// Whether an expression may change the packet's mark, and its headers.
-fn changed(name: &str, data: Attributes<'_>) -> (bool, bool) {
+/// What an expression may change of the packet.
+fn changed(name: &str, data: Attributes<'_>) -> Changes {
     /// `NFTA_META_SREG`, `NFTA_META_KEY`
     const META: (u16, u16) = (3, 2);
     /// `NFT_META_MARK`
@@ -120,7 +125,7 @@ fn changed(name: &str, data: Attributes<'_>) -> (bool, bool) {
     /// `-j MARK`, and those that restore a mark.
     const MARKS: [&str; 3] = ["MARK", "CONNMARK", "SET"];
 
-    match name {
+    let (mark, headers) = match name {
         "meta" => (
             data.get(META.0).is_some() && data.be32(META.1) == Some(MARK),
             false,
@@ -139,7 +144,8 @@ fn changed(name: &str, data: Attributes<'_>) -> (bool, bool) {
             )
         }
         _ => (false, false),
-    }
+    };
+    Changes { mark, headers }
 }
 
 /// Expressions that act rather than ask. `meta`, `ct`, `payload` and `exthdr` may do either.

@@ -14,5 +14,5 @@ pub mod source;
 pub mod text;
 mod walk;
 
-pub use model::{Base, Chain, Family, Rule, Ruleset, Statement, Table};
+pub use model::{Base, Chain, Changes, Family, Rule, Ruleset, Statement, Table};
 pub use walk::{Doubt, Event, What, walk};

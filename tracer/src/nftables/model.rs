@@ -128,12 +128,21 @@ pub struct Rule {
     pub is_tail: bool,
     /// What it does at its end.
     pub statement: Statement,
-    /// Whether it may change the packet's headers when it matches.
-    pub changes_headers: bool,
-    /// Whether it may have changed the packet and then not match.
-    pub changes_on_the_way: bool,
+    /// What it may change of a packet.
+    pub changes: Changes,
+    /// What it may have changed when it turns out not to match.
+    pub changes_on_the_way: Changes,
     /// Its own words, where no tool gives better ones.
     pub text: String,
+}
+
+/// Parts of a packet that a rule may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Its mark.
+    pub mark: bool,
+    /// Its headers.
+    pub headers: bool,
 }
 
 /// What a rule does at its end, as far as it can be read off.
@@ -194,6 +203,15 @@ impl Table {
 }
 
 impl Ruleset {
+    /// Tables with base chains whose packets are not followed, as `nft` names them: `bridge filter`.
+    pub fn not_followed(&self) -> impl Iterator<Item = String> {
+        let hooked = |table: &&Table| table.chains.iter().any(|chain| chain.base.is_some());
+        let tables = self.tables.iter().filter(hooked);
+        tables
+            .filter(|table| !table.family.is_followed())
+            .map(|table| format!("{} {}", table.family, table.name))
+    }
+
     /// The table with a handle.
     #[must_use]
     pub fn table(&self, handle: u64) -> Option<&Table> {

@@ -126,7 +126,7 @@ fn split_handle(line: &str) -> (&str, Option<u64>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Chain, Rule, Statement};
+    use super::super::model::{Chain, Changes, Rule, Statement};
     use super::*;
 
     fn table(family: Family, name: &str, handles: &[u64]) -> Table {
@@ -134,8 +134,8 @@ mod tests {
             handle: *handle,
             is_tail: false,
             statement: Statement::Nothing,
-            changes_headers: false,
-            changes_on_the_way: false,
+            changes: Changes::default(),
+            changes_on_the_way: Changes::default(),
             text: "[own]".into(),
         };
         Table {

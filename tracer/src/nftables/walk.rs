@@ -78,9 +78,9 @@ pub enum Doubt {
         /// What the steps say.
         stepped: Verdict,
     },
-    /// A rule that did not match may have changed the packet before.
-    #[error("rule {0:#x} may have changed the packet before it turned out not to match")]
-    ChangedOnTheWay(u64),
+    /// A rule that did not match may have set the mark before, and the next one that did match may have, too.
+    #[error("rule {0:#x} may have set the mark before it turned out not to match")]
+    MarkedOnTheWay(u64),
     /// Records of the traversal were lost.
     #[error("steps were lost on their way from the kernel")]
     Lost,
@@ -100,6 +100,7 @@ pub fn walk(table: &Table, traversal: &Traversal) -> (Vec<Step>, Option<Doubt>) 
         pending: Vec::new(),
         ended: None,
         mark: traversal.mark_before,
+        marked_by: None,
         headers: traversal.headers.as_slice().into(),
         doubt: None,
         steps: Vec::with_capacity(traversal.events.len()),
@@ -123,6 +124,8 @@ struct Walk<'a> {
     pending: Vec<(usize, usize)>,
     ended: Option<Verdict>,
     mark: u32,
+    /// A rule that may have set the mark since.
+    marked_by: Option<u64>,
     headers: Arc<[u8]>,
     /// What makes the packet, though not its way, uncertain.
     doubt: Option<Doubt>,
@@ -141,6 +144,7 @@ impl Walk<'_> {
                 What::Policy => self.policy(event.mark)?,
             }
             self.mark = event.mark.unwrap_or(self.mark);
+            self.marked_by = None;
         }
         match self.ended {
             Some(stepped) if stepped == returned => Ok(()),
@@ -178,8 +182,16 @@ impl Walk<'_> {
             (false, _) => Kind::Rule,
         };
         let number = u32::try_from(place + 1).ok();
+        match self.marked_by {
+            None => {}
+            Some(by) if rule.changes.mark => {
+                self.doubt.get_or_insert(Doubt::MarkedOnTheWay(by));
+            }
+            // It was the other one.
+            Some(_) => self.mark = mark.unwrap_or(self.mark),
+        }
         self.step(chain, kind, number, Some(handle), action.clone(), mark);
-        if rule.changes_headers {
+        if rule.changes.headers {
             self.headers = [].into();
         }
         match action {
@@ -267,6 +279,8 @@ impl Walk<'_> {
         };
         let len = self.table.chains[chain].rules.len();
         self.pass_over(chain, from..len);
+        // Where a chain ends nothing sets it.
+        self.mark = mark.unwrap_or(self.mark);
         // Where iptables' base chain ends TRACE has one line, the policy's.
         if !(self.iptables && self.pending.is_empty() && chain == self.base) {
             let number = self.end_number(chain);
@@ -302,9 +316,13 @@ impl Walk<'_> {
 
     /// Rules that did not match.
     fn pass_over(&mut self, chain: usize, places: std::ops::Range<usize>) {
-        let mut rules = self.table.chains[chain].rules[places].iter();
-        if let (None, Some(rule)) = (&self.doubt, rules.find(|rule| rule.changes_on_the_way)) {
-            self.doubt = Some(Doubt::ChangedOnTheWay(rule.handle));
+        for rule in &self.table.chains[chain].rules[places] {
+            if rule.changes_on_the_way.headers {
+                self.headers = [].into();
+            }
+            if rule.changes_on_the_way.mark {
+                self.marked_by = Some(rule.handle);
+            }
         }
     }
 

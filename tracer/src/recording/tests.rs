@@ -149,15 +149,19 @@ fn what_was_written_is_read() {
 #[test]
 fn rules_of_nf_tables_are_read_with_their_places_and_texts() {
     use crate::nftables::{
-        Base, Chain, Family, Rule, Ruleset, Statement, Table, explain::Rules as NftablesRules, text::Texts,
+        Base, Chain, Changes, Family, Rule, Ruleset, Statement, Table, explain::Rules as NftablesRules,
+        text::Texts,
     };
 
     let rule = |handle, statement| Rule {
         handle,
         is_tail: false,
         statement,
-        changes_headers: false,
-        changes_on_the_way: true,
+        changes: Changes::default(),
+        changes_on_the_way: Changes {
+            mark: true,
+            headers: false,
+        },
         text: "[own]".into(),
     };
     let chain = |name: &str, base, rules| Chain {

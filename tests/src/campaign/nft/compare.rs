@@ -1,0 +1,221 @@
+//! Compares what the kernel reported with what tracer tells, run by run: each run of a packet through a base chain must
+//! be there on both sides, with the same table, devices and addresses, the same steps in the same order, and of each
+//! step the same rule, verdict and mark afterwards. The order of runs among each other is not compared: between the
+//! last report of a run and the return of its function an interrupt may bring another packet.
+//!
+//! Nothing is left out but one thing of iptables': the kernel reports the end of a built-in chain and then its
+//! policy, TRACE has one line for the two, the policy's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::monitor::{Run, Verdict, What};
+use super::numbers::Numbers;
+
+/// Runs: table, devices and steps in words, and the addresses of each packet that had such a run. The kernel does not
+/// report those of a packet in whose headers it found no way (`nft_set_pktinfo_ipv6_validate`).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Account {
+    runs: BTreeMap<String, Vec<Option<String>>>,
+    pub(super) steps: usize,
+    /// Why runs are partial.
+    pub(super) partial: BTreeMap<String, usize>,
+}
+
+impl Account {
+    fn add(&mut self, run: String, addresses: Option<String>, steps: usize) {
+        self.steps += steps;
+        self.runs.entry(run).or_default().push(addresses);
+    }
+
+    /// What one side has and the other has not, in words; `None` if they are the same.
+    pub(super) fn difference(&self, told: &Self) -> Option<String> {
+        let mut text = String::new();
+        let runs: BTreeSet<&String> = self.runs.keys().chain(told.runs.keys()).collect();
+        for run in runs {
+            let mut told = told.runs.get(run).cloned().unwrap_or_default();
+            let mut reported = self.runs.get(run).cloned().unwrap_or_default();
+            // Those with addresses first, so that those without get what is left.
+            reported.sort_by_key(Option::is_none);
+            reported.retain(|packet| {
+                let partner = told.iter().position(|other| packet.is_none() || packet == other);
+                partner.map(|partner| told.swap_remove(partner)).is_none()
+            });
+            for (whose, left) in [
+                ("only the kernel reported", reported),
+                ("only tracer tells", told),
+            ] {
+                if !left.is_empty() {
+                    text += &format!("{whose}: {left:?}\n{run}");
+                }
+            }
+        }
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+/// What the kernel reported after the first marker.
+pub(super) fn reported(runs: &[Run], numbers: &Numbers, first: u16) -> Result<Account> {
+    let is_first = |run: &Run| is_marker(run, first);
+    let from = runs.iter().position(is_first).context("no marker was reported")?;
+    let mut account = Account::default();
+    for run in runs[from..].iter().filter(|run| !is_first(run)) {
+        let packet = run.packet.as_ref();
+        let addresses = packet.map(|packet| format!("{} > {}", packet.source, packet.destination));
+        let mut text = format!("{} in={} out={}\n", run.table, run.devices[0], run.devices[1]);
+        let mut steps = 0;
+        for step in &run.steps {
+            let label = match step.what {
+                What::Rule { handle } => Some(numbers.rule(run.family, &run.table, &step.chain, handle)?),
+                What::ChainEnd => numbers.end(run.family, &run.table, &step.chain, false),
+                What::Policy => numbers.end(run.family, &run.table, &step.chain, true),
+            };
+            let Some(label) = label else { continue };
+            steps += 1;
+            let action = match (step.what, &step.verdict) {
+                (What::ChainEnd, _) => "return".to_owned(),
+                (_, Verdict::Continue) => "continue".to_owned(),
+                (_, Verdict::Return) => "return".to_owned(),
+                (_, Verdict::Jump(chain)) => format!("jump {chain}"),
+                (_, Verdict::Goto(chain)) => format!("goto {chain}"),
+                (_, Verdict::Final(verdict)) => verdict.clone(),
+            };
+            text += &format!("  {label} {action} mark={}\n", mark(step.mark));
+        }
+        account.add(text, addresses, steps);
+    }
+    Ok(account)
+}
+
+fn mark(mark: Option<u32>) -> String {
+    mark.map_or_else(|| "gone".to_owned(), |mark| format!("{mark:#x}"))
+}
+
+/// Whether the packet is a marker, as it was sent.
+pub(super) fn is_marker(run: &Run, port: u16) -> bool {
+    let Some(packet) = &run.packet else { return false };
+    packet.is_udp && packet.ports == Some((port, port))
+}
+
+/// Whether a journey is a marker's.
+pub(super) fn is_markers(journey: &Value, port: u16) -> bool {
+    let packet = &journey["packet"];
+    packet["protocol_number"] == 17 && packet["source_port"] == port && packet["destination_port"] == port
+}
+
+/// What tracer told of packets that came after the first marker, whose journey has this number.
+pub(super) fn told(journeys: &[Value], marker: u64) -> Result<Account> {
+    let mut account = Account::default();
+    let later = journeys
+        .iter()
+        .filter(|journey| journey["number"].as_u64() > Some(marker));
+    for journey in later {
+        for run in journey["tables"].as_array().context("a journey without tables")? {
+            if let Some(reason) = run["partial"].as_str() {
+                *account.partial.entry(plain(reason)).or_default() += 1;
+            }
+            let word = |key: &str| run[key].as_str().unwrap_or_default();
+            let (source, destination) = addresses(word("packet"));
+            let mut text = format!("{} in={} out={}\n", word("table"), word("in"), word("out"));
+            let steps = run["steps"].as_array().context("a run without steps")?;
+            for (index, step) in steps.iter().enumerate() {
+                let said = step["action"].as_str().unwrap_or_default();
+                let is_last = index + 1 == steps.len();
+                let number = step["number"]
+                    .as_u64()
+                    .map_or_else(String::new, |number| number.to_string());
+                text += &format!(
+                    "  {}:{}:{number} {} mark={}\n",
+                    step["chain"].as_str().unwrap_or_default(),
+                    step["kind"].as_str().unwrap_or_default(),
+                    action(said, is_last, word("verdict")),
+                    mark(
+                        step["mark_after"]
+                            .as_u64()
+                            .and_then(|mark| u32::try_from(mark).ok())
+                    )
+                );
+            }
+            account.add(text, Some(format!("{source} > {destination}")), steps.len());
+        }
+    }
+    Ok(account)
+}
+
+/// What a step did, as the kernel says it: a target or statement goes on, or gives the verdict of the run.
+fn action<'a>(said: &'a str, is_last: bool, verdict: &'a str) -> &'a str {
+    let own = ["continue", "return", "ACCEPT", "DROP", "STOLEN"];
+    if own.contains(&said)
+        || ["jump ", "goto ", "QUEUE("]
+            .iter()
+            .any(|word| said.starts_with(word))
+    {
+        said
+    } else if is_last {
+        verdict
+    } else {
+        "continue"
+    }
+}
+
+/// Source and destination in `TCP 10.0.0.1:80 > 10.0.0.2:90 SYN`.
+fn addresses(packet: &str) -> (String, String) {
+    let words: Vec<&str> = packet.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == ">");
+    let address = |at: Option<usize>| {
+        let word = at.and_then(|at| words.get(at)).copied().unwrap_or_default();
+        let address = word.parse::<IpAddr>();
+        let address = address.or_else(|_| word.parse::<SocketAddr>().map(|address| address.ip()));
+        address.map_or_else(|_| word.to_owned(), |address| address.to_string())
+    };
+    (
+        address(at.and_then(|at| at.checked_sub(1))),
+        address(at.map(|at| at + 1)),
+    )
+}
+
+/// A reason without its numbers, so that it can be counted.
+fn plain(reason: &str) -> String {
+    let words = reason.split_whitespace();
+    let word = |word: &str| if word.starts_with("0x") { "N" } else { word }.to_owned();
+    words.map(word).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_and_without_ports() {
+        let of = |text: &str| addresses(text).0;
+        assert_eq!(of("UDP 10.0.0.1:5 > 10.0.0.2:6"), "10.0.0.1");
+        assert_eq!(of("TCP [fd00::1]:5 > [fd00::2]:6 SYN"), "fd00::1");
+        assert_eq!(of("ICMPv6 fd00::1 > fd00::2 type 1 code 4"), "fd00::1");
+    }
+
+    #[test]
+    fn what_is_missing_on_either_side_is_told() {
+        let mut kernel = Account::default();
+        let [one, two] = ["1 > 2", "2 > 1"].map(|addresses| Some(addresses.to_owned()));
+        kernel.add("a".into(), None, 1);
+        kernel.add("a".into(), one.clone(), 1);
+        let mut tracer = Account::default();
+        tracer.add("a".into(), one, 1);
+        assert_eq!(
+            kernel.difference(&tracer).as_deref(),
+            Some("only the kernel reported: [None]\na")
+        );
+        tracer.add("a".into(), two.clone(), 1);
+        assert_eq!(kernel.difference(&tracer), None);
+        tracer.add("b".into(), two, 1);
+        assert!(
+            kernel
+                .difference(&tracer)
+                .unwrap()
+                .starts_with("only tracer tells")
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! The random oracle for nf_tables: rulesets and packets that nobody thought of, the kernel's own trace messages on one
+//! side and tracer's journeys on the other.
+//!
+//! The messages (`NFT_MSG_TRACE`) are what `nft monitor trace` and `xtables-monitor --trace` print. A rule of the
+//! oracle's own sets nftrace for every packet; tracer must tell the same with it and without.
+
+mod compare;
+mod monitor;
+mod native;
+mod numbers;
+
+use std::net::UdpSocket;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use fastrand::Rng;
+use serde_json::Value;
+
+use self::compare::Account;
+use self::monitor::Monitor;
+use self::numbers::Numbers;
+use super::network::Network;
+use super::rules::{Family, Ruleset};
+use super::{Campaign, Outcome, generate, seeds, traffic};
+use crate::command;
+use crate::tracer::Tracer;
+use crate::wait;
+
+/// Which tools make the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tools {
+    /// `iptables-nft-restore` and `ip6tables-nft-restore`
+    Iptables,
+    /// `nft`
+    Native,
+}
+
+/// Datagrams from the node to itself: what comes after the first is compared, once the second has been seen.
+const FIRST: u16 = 64001;
+const LAST: u16 = 64002;
+
+/// The longest that tracer may take to tell of what has happened.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes the kernel report every packet, before any other rule, and lets the markers through.
+const TRACE_RULES: &str = "table inet oracle-trace {\n\
+    chain in { type filter hook prerouting priority -500; meta nftrace set 1; }\n\
+    chain out { type filter hook output priority -500; meta nftrace set 1; }\n}\n";
+
+/// Runs a campaign; differences are printed as they are found.
+///
+/// # Errors
+///
+/// When the ground is missing: tools, namespaces, a kernel with nf_tables.
+pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
+    command::run("modprobe -a nf_tables nft_compat")?;
+    let mut observer = Observer::start()?;
+    let mut outcome = Outcome::default();
+    let indices = match campaign.only {
+        Some(index) => index..index + 1,
+        None => 0..campaign.rulesets,
+    };
+    for index in indices {
+        let started = Instant::now();
+        outcome.tried += 1;
+        let [rules_seed, packets_seed] = seeds(campaign.seed, index);
+        let mut rules = Rules::random(&mut Rng::with_seed(rules_seed), tools);
+        if campaign.verbose {
+            println!("{}", rules.text());
+        }
+        match trial(&mut observer, &mut rules, packets_seed, campaign.verbose) {
+            Ok(compared) => {
+                outcome.identical += 1;
+                outcome.steps += compared.steps;
+                for (reason, count) in compared.partial {
+                    *outcome.partial.entry(reason).or_default() += count;
+                }
+                eprintln!(
+                    "ruleset {index}: identical, {} steps, {:.1} s",
+                    compared.steps,
+                    started.elapsed().as_secs_f32()
+                );
+            }
+            Err(error) => {
+                println!("ruleset {index}: {error:#}");
+                println!("the ruleset:\n{}", rules.text());
+                println!("again: --seed {} --only {index} --verbose", campaign.seed);
+                // Whatever went wrong, the next ruleset is not to suffer from it.
+                observer = Observer::start()?;
+            }
+        }
+    }
+    eprintln!("tracer says: {}", observer.tracer.stop_as_text()?.said);
+    Ok(outcome)
+}
+
+/// What the tools load.
+enum Rules {
+    Iptables(Box<Ruleset>),
+    Native(String),
+}
+
+impl Rules {
+    fn random(rng: &mut Rng, tools: Tools) -> Self {
+        match tools {
+            Tools::Iptables => Self::Iptables(Box::new(generate::ruleset(rng))),
+            Tools::Native => Self::Native(native::ruleset(rng)),
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Self::Iptables(ruleset) => ruleset.to_string(),
+            Self::Native(text) => text.clone(),
+        }
+    }
+
+    /// Loads them with the real tools, in the current namespace. What iptables refuses of a rule by itself is left out.
+    fn load(&mut self) -> Result<()> {
+        match self {
+            Self::Native(text) => command::run_with("nft -f -", text).map(drop),
+            Self::Iptables(ruleset) => {
+                command::run_with("ipset restore", &ruleset.sets)?;
+                Family::ALL.into_iter().try_for_each(|family| {
+                    let restore = |text: &str| command::run_with(&format!("{family}-nft-restore"), text);
+                    if restore(&ruleset.text(family)).is_ok() {
+                        return Ok(());
+                    }
+                    leave_out_refused(ruleset, family, |text| restore(text).is_err());
+                    restore(&ruleset.text(family))
+                        .map(drop)
+                        .context("the ruleset was refused")
+                })
+            }
+        }
+    }
+}
+
+/// Leaves out the rules that are refused alone.
+fn leave_out_refused(ruleset: &mut Ruleset, family: Family, refused: impl Fn(&str) -> bool) {
+    for table in ruleset.tables.iter_mut().filter(|table| table.family == family) {
+        let mut alone = table.clone();
+        table.rules.retain(|rule| {
+            alone.rules = vec![rule.clone()];
+            !refused(&alone.to_string())
+        });
+    }
+}
+
+/// tracer at work for a whole campaign.
+struct Observer {
+    tracer: Tracer,
+    /// Bytes of its output that were read.
+    read: u64,
+    /// The journeys of the ruleset at hand, and what may have been left of the one before.
+    journeys: Vec<Value>,
+}
+
+impl Observer {
+    fn start() -> Result<Self> {
+        Ok(Self {
+            tracer: Tracer::start("--format json --ring-kib 16384")?,
+            read: 0,
+            journeys: Vec::new(),
+        })
+    }
+
+    /// Takes what tracer has told.
+    fn read(&mut self) -> Result<()> {
+        let shown = self.tracer.shown_from(self.read)?;
+        // The last line may not be whole yet.
+        let whole = shown.rfind('\n').map_or("", |end| &shown[..=end]);
+        for line in whole.lines() {
+            let journey = serde_json::from_str(line);
+            self.journeys
+                .push(journey.with_context(|| format!("no JSON: {line}"))?);
+        }
+        self.read += whole.len() as u64;
+        Ok(())
+    }
+}
+
+/// Sends a datagram from the node to itself. A rule may drop it.
+fn mark(network: &Network, port: u16) -> Result<()> {
+    network.node.enter(|| {
+        let socket = UdpSocket::bind(("127.0.0.1", port)).context("failed to bind: marker")?;
+        drop(socket.send_to(b"marker", ("127.0.0.1", port)));
+        Ok(())
+    })
+}
+
+fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose: bool) -> Result<Account> {
+    let network = Network::new()?;
+    let (mut monitor, numbers) = network.node.enter(|| {
+        command::run_with("nft -f -", TRACE_RULES)?;
+        rules.load()?;
+        Ok((Monitor::open()?, Numbers::read(rules)?))
+    })?;
+    observer.read()?;
+    observer.journeys.clear();
+    mark(&network, FIRST)?;
+    let mut marker = None;
+    wait::until("both sides to see the marker", || {
+        monitor.read()?;
+        observer.read()?;
+        let mut journeys = observer.journeys.iter();
+        let found = journeys.find(|journey| compare::is_markers(journey, FIRST));
+        marker = found.and_then(|journey| journey["number"].as_u64());
+        Ok(marker.is_some() && monitor.runs().iter().any(|run| compare::is_marker(run, FIRST)))
+    })
+    .with_context(|| format!("tracer says: {}", observer.tracer.said().unwrap_or_default()))?;
+    let marker = marker.context("a marker without number")?;
+    traffic::send(&mut Rng::with_seed(packets_seed), &network, || monitor.read())?;
+    mark(&network, LAST)?;
+
+    // A journey is told when it is over, so the accounts become the same some time after the last packet.
+    let end = Instant::now() + SETTLE_TIME_MAX;
+    loop {
+        monitor.read()?;
+        observer.read()?;
+        let journeys = &observer.journeys;
+        let is_told = journeys.iter().any(|journey| compare::is_markers(journey, LAST));
+        let reported = compare::reported(monitor.runs(), &numbers, FIRST)?;
+        let told = compare::told(journeys, marker)?;
+        let difference = reported.difference(&told);
+        match difference {
+            None if is_told => {
+                if verbose {
+                    println!("{reported:#?}");
+                }
+                return Ok(told);
+            }
+            _ if Instant::now() < end => thread::sleep(PAUSE),
+            None => bail!("tracer does not tell of the last marker"),
+            Some(difference) => bail!("different\n{difference}"),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The numbers of rules, as the tools say them: `nft -a list ruleset` prints rules in order, with their handles.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::super::rules::Family;
+use super::Rules;
+use crate::command;
+
+/// How iptables' TRACE calls a rule without condition that ends a chain: in a built-in chain `policy`, elsewhere
+/// `return` (`trace_packet`, `net/ipv4/netfilter/ip_tables.c`).
+const TAILS: [&str; 3] = ["-j ACCEPT", "-j DROP", "-j RETURN"];
+
+/// A chain: family and name of the table, name of the chain.
+type ChainKey = (u8, String, String);
+
+/// Where rules are, and how many a chain has.
+#[derive(Debug, Default)]
+pub(super) struct Numbers {
+    rules: HashMap<(u8, String, u64), (String, u32)>,
+    lens: HashMap<ChainKey, u32>,
+    bases: HashSet<ChainKey>,
+    tails: HashSet<(ChainKey, u32)>,
+    /// Tables whose rules are told as iptables tells them.
+    iptables: HashSet<(u8, String)>,
+}
+
+impl Numbers {
+    /// Of the rules in the current namespace.
+    pub(super) fn read(rules: &Rules) -> Result<Self> {
+        let mut numbers = Self::parse(&command::run("nft -a list ruleset")?)?;
+        if let Rules::Iptables(ruleset) = rules {
+            for table in &ruleset.tables {
+                let family = match table.family {
+                    Family::V4 => 2,
+                    Family::V6 => 10,
+                };
+                numbers.iptables.insert((family, table.name.to_owned()));
+                let mut seen: HashMap<&str, u32> = HashMap::new();
+                for rule in &table.rules {
+                    let number = seen.entry(&rule.chain).or_default();
+                    *number += 1;
+                    if rule.matches.is_empty() && TAILS.contains(&rule.target.as_str()) {
+                        let key = (family, table.name.to_owned(), rule.chain.clone());
+                        numbers.tails.insert((key, *number));
+                    }
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
+    fn parse(listed: &str) -> Result<Self> {
+        let mut numbers = Self::default();
+        let mut table = None;
+        let mut chain: Option<ChainKey> = None;
+        for line in listed.lines() {
+            let (said, handle) = match line.rsplit_once(" # handle ") {
+                Some((said, handle)) => (said, handle.trim().parse::<u64>().ok()),
+                None => (line, None),
+            };
+            let words: Vec<&str> = said.split_whitespace().collect();
+            match words[..] {
+                ["table", family, name, "{"] => {
+                    let family = match family {
+                        "inet" => 1,
+                        "ip" => 2,
+                        "ip6" => 10,
+                        other => bail!("failed to read: nft -a list ruleset: family {other}"),
+                    };
+                    table = Some((family, name.to_owned()));
+                }
+                ["chain", name, "{"] => {
+                    let (family, table) = table.clone().context("failed to read: a chain without table")?;
+                    let key = (family, table, name.to_owned());
+                    numbers.lens.insert(key.clone(), 0);
+                    chain = Some(key);
+                }
+                ["type", .., last] if last.ends_with(';') => numbers.bases.extend(chain.clone()),
+                [.., "{"] | ["}"] => chain = None,
+                _ => {
+                    let (Some(chain), Some(handle)) = (&chain, handle) else {
+                        continue;
+                    };
+                    let len = numbers.lens.entry(chain.clone()).or_default();
+                    *len += 1;
+                    let key = (chain.0, chain.1.clone(), handle);
+                    numbers.rules.insert(key, (chain.2.clone(), *len));
+                }
+            }
+        }
+        Ok(numbers)
+    }
+
+    /// `chain:kind:number` of a rule that the kernel reported in a chain.
+    pub(super) fn rule(&self, family: u8, table: &str, chain: &str, handle: u64) -> Result<String> {
+        let key = (family, table.to_owned(), handle);
+        let (of, number) = self
+            .rules
+            .get(&key)
+            .with_context(|| format!("nft does not list rule {handle} of table {table}"))?;
+        if of != chain {
+            bail!("rule {handle} of table {table} is in chain {of}, reported in {chain}");
+        }
+        let key = (family, table.to_owned(), chain.to_owned());
+        let kind = if !self.tails.contains(&(key.clone(), *number)) {
+            "rule"
+        } else if self.bases.contains(&key) {
+            "policy"
+        } else {
+            "return"
+        };
+        Ok(format!("{chain}:{kind}:{number}"))
+    }
+
+    /// Whether a table's rules are iptables'.
+    fn is_iptables(&self, family: u8, table: &str) -> bool {
+        self.iptables.contains(&(family, table.to_owned()))
+    }
+
+    /// `chain:kind:number` of the end of a chain; `None` where iptables has no line for it: the end of a built-in
+    /// chain, whose policy has.
+    pub(super) fn end(&self, family: u8, table: &str, chain: &str, policy: bool) -> Option<String> {
+        let key = (family, table.to_owned(), chain.to_owned());
+        let kind = if policy { "policy" } else { "return" };
+        if !self.is_iptables(family, table) {
+            return Some(format!("{chain}:{kind}:"));
+        }
+        if !policy && self.bases.contains(&key) {
+            return None;
+        }
+        let number = self.lens.get(&key).copied().unwrap_or_default() + 1;
+        Some(format!("{chain}:{kind}:{number}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_numbered_in_their_chains() {
+        let listed = "table ip filter { # handle 1\n\tset s { # handle 9\n\t\ttype ipv4_addr\n\t}\n\n\
+                      \tchain A { # handle 4\n\t\tip saddr { 1.1.1.1,\n\t\t\t 2.2.2.2 } drop # handle 7\n\
+                      \t\tcounter accept # handle 8\n\t}\n\n\tchain INPUT { # handle 2\n\
+                      \t\ttype filter hook input priority filter; policy accept;\n\t}\n}\n";
+        let mut numbers = Numbers::parse(listed).unwrap();
+        assert_eq!(numbers.rule(2, "filter", "A", 8).unwrap(), "A:rule:2");
+        assert!(numbers.rule(2, "filter", "INPUT", 8).is_err());
+        assert_eq!(
+            numbers.end(2, "filter", "INPUT", false).as_deref(),
+            Some("INPUT:return:")
+        );
+        numbers.iptables.insert((2, "filter".to_owned()));
+        assert_eq!(numbers.end(2, "filter", "INPUT", false), None);
+        assert_eq!(
+            numbers.end(2, "filter", "A", false).as_deref(),
+            Some("A:return:3")
+        );
+        assert_eq!(
+            numbers.end(2, "filter", "INPUT", true).as_deref(),
+            Some("INPUT:policy:1")
+        );
+    }
+}

@@ -1,0 +1,263 @@
+//! Rules in nf_tables: by `iptables-nft`, by `nft`, beside legacy tables, and replaced under traffic.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use super::trial;
+use crate::account::{Seen, Told, packets, published};
+use crate::command::{run, run_with};
+use crate::kernel_state::Instruments;
+use crate::neighbours::Family;
+use crate::node;
+use crate::trace_log::Line;
+use crate::tracer::{THIS_NETNS, Tracer};
+use crate::traffic::{Place, datagram, settle, stay_on_processor};
+use crate::wait;
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial("nftables::nodeport", nodeport),
+        trial("nftables::native", native),
+        trial("nftables::both_backends", both_backends),
+        trial("nftables::long_way", long_way),
+        trial("nftables::commits", commits),
+        trial("nftables::killed", killed),
+        trial("nftables::nothing_changes", nothing_changes),
+    ]
+}
+
+/// One datagram from the node to itself.
+fn packet(port: u16) -> Result<()> {
+    let loopback = Family::V4.loopback();
+    let _receiver = Place::Here.udp(loopback, port)?;
+    datagram(Place::Here, loopback, (loopback, port).into(), 10)
+}
+
+/// The step of each line, as `table:chain:kind:number`.
+fn steps(shown: &str) -> Vec<&str> {
+    let lines = shown.lines();
+    lines
+        .filter_map(|line| line.strip_prefix("TRACE: ")?.split_whitespace().next())
+        .collect()
+}
+
+/// The published case with its rules in nf_tables: the first packet takes the steps that the kernel logged of legacy
+/// tables.
+fn nodeport() -> Result<()> {
+    stay_on_processor(0)?;
+    let node = node::nodeport_by(Family::V4, |rules| {
+        run_with("iptables-nft-restore", rules).map(drop)
+    })?;
+    // The case has a TRACE rule in raw's chains. This one matches no packet.
+    for chain in ["PREROUTING", "OUTPUT"] {
+        run(&format!("iptables-nft -t raw -A {chain} -p 255 -j ACCEPT"))?;
+    }
+    let tracer = Tracer::start(&format!("--format log {THIS_NETNS} --proto tcp --dport 32275"))?;
+    node.get_page()?;
+    let told = Told::parse(&tracer.stop_as_text()?.shown)?;
+    ensure!(
+        told.partial.is_empty(),
+        "tracer is not certain: {:#?}",
+        told.partial
+    );
+    let published = published("nodeport-local.log")?;
+    // What comes back is followed, too, and not published.
+    let requests: Vec<Line> = told
+        .lines
+        .into_iter()
+        .filter(|line| line.field("IN") == Some(""))
+        .collect();
+    let (expected, seen) = (packets(&published), packets(&requests));
+    let (expected, seen): (&[Seen], &[Seen]) = (
+        expected.first().context("nothing is published")?,
+        seen.first().context("no packet was seen")?,
+    );
+    ensure!(seen == expected, "seen: {seen:#?}\npublished: {expected:#?}");
+    Ok(())
+}
+
+/// In the style of kube-proxy's nftables mode.
+const SERVICES: &str = "\
+table ip kube-proxy {
+  map service-ips {
+    type ipv4_addr . inet_proto . inet_service : verdict
+    elements = { 127.0.0.1 . udp . 53 : goto service-dns, 127.0.0.1 . udp . 80 : goto service-web }
+  }
+  chain mark-for-masquerade { meta mark set meta mark or 0x4000; }
+  chain endpoint-1 { jump mark-for-masquerade; counter; }
+  chain service-web { drop; }
+  chain service-dns { numgen random mod 1 vmap { 0 : goto endpoint-1 }; }
+  chain services { ip daddr . meta l4proto . th dport vmap @service-ips; counter; }
+  chain filter-output { type filter hook output priority 0; policy accept; ct state new jump services; counter; }
+}
+";
+
+fn native() -> Result<()> {
+    run_with("nft -f -", SERVICES)?;
+    let log = Tracer::start(&format!("--format log {THIS_NETNS} --proto udp --dport 53"))?;
+    let tree = Tracer::start(&format!("--format tree {THIS_NETNS} --proto udp --dport 53"))?;
+    packet(53)?;
+    let shown = log.stop_as_text()?.shown;
+    let expected = [
+        "filter-output:rule:1",
+        "services:rule:1",
+        "service-dns:rule:1",
+        "endpoint-1:rule:1",
+        "mark-for-masquerade:rule:1",
+        "mark-for-masquerade:return:",
+        "endpoint-1:rule:2",
+        "endpoint-1:return:",
+        "filter-output:rule:2",
+        "filter-output:return:",
+        "filter-output:policy:",
+    ]
+    .map(|step| format!("kube-proxy:{step}"));
+    ensure!(steps(&shown) == expected, "tracer tells:\n{shown}");
+    let shown = tree.stop_as_text()?.shown;
+    for text in ["vmap @service-ips", "0x4000", "mark 0x0"] {
+        ensure!(shown.contains(text), "no {text} in:\n{shown}");
+    }
+    Ok(())
+}
+
+/// A hook runs both, by priority.
+fn both_backends() -> Result<()> {
+    Family::V4.restore("*filter\n:OUTPUT ACCEPT\n-A OUTPUT -p udp -j ACCEPT\nCOMMIT\n")?;
+    let chain = |name: &str, priority: i32| {
+        format!("chain {name} {{ type filter hook output priority {priority}; counter; }}\n")
+    };
+    let rules = format!("table ip n {{\n{}{}}}\n", chain("late", 10), chain("early", -10));
+    run_with("nft -f -", &rules)?;
+    let tracer = Tracer::start(&format!(
+        "--format log {THIS_NETNS} --proto udp --dport 53 --hook output"
+    ))?;
+    packet(53)?;
+    let shown = tracer.stop_as_text()?.shown;
+    let expected = [
+        "n:early:rule:1",
+        "n:early:return:",
+        "n:early:policy:",
+        "filter:OUTPUT:rule:1",
+        "n:late:rule:1",
+        "n:late:return:",
+        "n:late:policy:",
+    ];
+    ensure!(steps(&shown) == expected, "tracer tells:\n{shown}");
+    Ok(())
+}
+
+/// More steps than one record has room for.
+fn long_way() -> Result<()> {
+    const RULES: usize = 200;
+
+    let mut rules = "table ip n {\n  chain c { type filter hook output priority 0;\n".to_owned();
+    rules += &"counter\n".repeat(RULES);
+    run_with("nft -f -", &(rules + "  }\n}\n"))?;
+    let tracer = Tracer::start(&format!("--format log {THIS_NETNS} --proto udp --dport 53"))?;
+    packet(53)?;
+    let shown = tracer.stop_as_text()?.shown;
+    let mut expected: Vec<String> = (1..=RULES).map(|number| format!("n:c:rule:{number}")).collect();
+    expected.extend(["n:c:return:".to_owned(), "n:c:policy:".to_owned()]);
+    ensure!(steps(&shown) == expected, "tracer tells:\n{shown}");
+    Ok(())
+}
+
+/// Rules are replaced while packets pass. Each generation has its rule at another place and sets the mark to the number
+/// of that place; so each path proves which rules it went through.
+fn commits() -> Result<()> {
+    const GENERATIONS: usize = 60;
+    const PLACES: usize = 7;
+
+    run_with(
+        "nft -f -",
+        "table ip n { chain c { type filter hook output priority 0; }; }",
+    )?;
+    let tracer = Tracer::start(&format!("--format json {THIS_NETNS} --proto udp --dport 53"))?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| -> Result<()> {
+        let traffic = scope.spawn(|| -> Result<()> {
+            let loopback = Family::V4.loopback();
+            let _receiver = Place::Here.udp(loopback, 53)?;
+            while !over.load(Ordering::Relaxed) {
+                datagram(Place::Here, loopback, (loopback, 53).into(), 10)?;
+            }
+            Ok(())
+        });
+        let replaced = (0..GENERATIONS).try_for_each(|generation| {
+            let place = generation % PLACES + 1;
+            let before = "add rule ip n c tcp dport 1\n".repeat(place - 1);
+            let rules = format!("flush chain ip n c\n{before}add rule ip n c meta mark set {place}\n");
+            run_with("nft -f -", &rules).map(drop)
+        });
+        over.store(true, Ordering::Relaxed);
+        traffic.join().ok().context("panic while sending")??;
+        replaced
+    })?;
+    settle()?;
+    let shown = tracer.stop_as_text()?.shown;
+    let (mut exact, mut partial) = (0, 0);
+    for line in shown.lines() {
+        let journey: serde_json::Value = serde_json::from_str(line).context("no JSON")?;
+        for table in journey["tables"].as_array().context("no tables")? {
+            if table["partial"].is_string() {
+                partial += 1;
+                continue;
+            }
+            exact += 1;
+            for step in table["steps"].as_array().context("no steps")? {
+                let marked = step["mark_after"].as_u64().unwrap_or_default();
+                if step["kind"] == "rule" {
+                    ensure!(
+                        step["number"].as_u64() == Some(marked),
+                        "a rule of other rules: {step}"
+                    );
+                }
+            }
+        }
+    }
+    eprintln!("replaced {GENERATIONS} times: {exact} paths exact, {partial} partial");
+    ensure!(exact > 0, "no path is exact");
+    Ok(())
+}
+
+/// Nothing remains of a killed tracer.
+fn killed() -> Result<()> {
+    run_with("nft -f -", SERVICES)?;
+    let before = Instruments::now()?;
+    let mut tracer = Tracer::start(THIS_NETNS)?;
+    packet(53)?;
+    tracer.signal(Signal::SIGKILL)?;
+    tracer.wait_for_exit()?;
+    wait::until("everything to be gone", || Ok(Instruments::now()? == before))
+}
+
+/// Neither a trace nor reading the rules and their texts changes a thing.
+fn nothing_changes() -> Result<()> {
+    run_with("nft -f -", SERVICES)?;
+    run("iptables-nft -A OUTPUT -m comment --comment here -j ACCEPT")?;
+    let state = || -> Result<(String, String)> {
+        let modules = fs::read_to_string("/proc/modules").context("failed to read: /proc/modules")?;
+        let mut names: Vec<&str> = modules
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        names.sort_unstable();
+        Ok((names.join(" "), run("nft -a -s list ruleset")?))
+    };
+    let before = state()?;
+    let tracer = Tracer::start(&format!("--format tree {THIS_NETNS}"))?;
+    packet(53)?;
+    let shown = tracer.stop_as_text()?.shown;
+    ensure!(
+        shown.contains("-A OUTPUT -m comment --comment here -j ACCEPT"),
+        "no text in:\n{shown}"
+    );
+    let after = state()?;
+    ensure!(before == after, "before: {before:?}\nafter: {after:?}");
+    Ok(())
+}
