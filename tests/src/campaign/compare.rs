@@ -37,6 +37,8 @@ struct Line<'a> {
     cut: bool,
     /// The kernel may have gone on after it: the traversal is partial.
     open: bool,
+    /// The table that comes next, of which tracer knows no line.
+    then: Option<&'a str>,
 }
 
 impl Line<'_> {
@@ -55,10 +57,13 @@ impl Line<'_> {
     }
 }
 
-/// What is the same in all lines of a traversal, also where one is cut: table, devices, addresses, id and protocol.
+/// What is the same in all lines of a traversal: table, devices, addresses, id, protocol and ports.
 #[must_use]
 pub fn key(line: &str) -> Vec<&str> {
-    let mut key = fields(line, &["IN=", "OUT=", "SRC=", "DST=", "ID=", "PROTO="]);
+    let mut key = fields(
+        line,
+        &["IN=", "OUT=", "SRC=", "DST=", "ID=", "PROTO=", "SPT=", "DPT="],
+    );
     key.push(table(line));
     key
 }
@@ -137,12 +142,17 @@ fn traversals<S: AsRef<str>>(tracer: &[S]) -> Vec<Vec<Line<'_>>> {
     let mut last: Option<Vec<&str>> = None;
     for (place, text) in tracer.iter().enumerate() {
         let text = text.as_ref().trim_end();
-        if text.starts_with("PARTIAL: ") {
+        if let Some(partial) = text.strip_prefix("PARTIAL: ") {
+            let of_table = partial.split(':').next().unwrap_or_default();
             if let Some(line) = traversals.last_mut().and_then(|traversal| traversal.last_mut()) {
                 if CUT.iter().any(|cut| text.ends_with(cut)) {
                     line.cut = true;
-                } else {
+                } else if of_table == table(line.text) {
                     line.open = true;
+                    last = None;
+                } else {
+                    // Nothing is known of this traversal, which is of the same packet.
+                    line.then = Some(of_table);
                     last = None;
                 }
             }
@@ -154,9 +164,11 @@ fn traversals<S: AsRef<str>>(tracer: &[S]) -> Vec<Vec<Line<'_>>> {
             text,
             cut: false,
             open: false,
+            then: None,
         };
         match traversals.last_mut() {
-            Some(traversal) if last.as_ref() == Some(&key) => traversal.push(line),
+            // Every way through raw begins with the rule that traces.
+            Some(traversal) if last.as_ref() == Some(&key) && !line.is_trace_rule() => traversal.push(line),
             _ => traversals.push(vec![line]),
         }
         last = Some(key);
@@ -227,6 +239,12 @@ impl<'a> Left<'a> {
         // Of a traversal that met the rule that traces and no more the kernel may have logged nothing so far.
         if let Some(line) = traversal.last().filter(|line| line.open) {
             self.ends.push((self.last_taken, key(line.text)));
+        }
+        if let Some((line, next)) = traversal.last().and_then(|line| Some((line, line.then?))) {
+            let mut of = key(line.text);
+            of.pop();
+            of.push(next);
+            self.ends.push((self.last_taken, of));
         }
         self.lines.drain(from..to);
     }

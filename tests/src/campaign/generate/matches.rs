@@ -64,7 +64,12 @@ pub(super) fn some(
         let Some(piece) = extension(rng, place) else {
             continue;
         };
-        let module = piece.split_whitespace().nth(1).unwrap_or_default().to_owned();
+        // A module can be there once, and so can `-f`.
+        let module = match piece.trim_start_matches("! ") {
+            "-f" => "-f",
+            piece => piece.split_whitespace().nth(1).unwrap_or_default(),
+        };
+        let module = module.to_owned();
         if !seen.contains(&module) {
             seen.push(module);
             pieces.push(piece);
