@@ -3,9 +3,14 @@
 use tracer_common::Counter;
 
 use crate::{
-    maps::{CALLS, FRAMES, count},
+    frames,
+    maps::{CALLS, count},
+    presence::Presence,
     verify,
 };
+
+/// Which calls are noted, at little cost.
+static NOTED: Presence = Presence::NONE;
 
 /// One call of a function, by where its return address lies on the kernel stack.
 ///
@@ -45,15 +50,24 @@ pub(crate) struct Call {
 /// Notes a call. False where there is no room.
 #[inline(always)]
 pub(crate) fn begin(invocation: Invocation, call: &Call) -> bool {
-    CALLS.insert(invocation, call, 0).is_ok()
+    let noted = CALLS.insert(invocation, call, 0).is_ok();
+    if noted {
+        NOTED.add(invocation.0 >> 3);
+    }
+    noted
 }
 
 /// Takes the call that returns now, if it was noted.
 #[inline(always)]
 pub(crate) fn end(invocation: Invocation) -> Option<Call> {
+    if !NOTED.may_have(invocation.0 >> 3) {
+        return None;
+    }
     // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
     let call = unsafe { *CALLS.get_ptr(invocation)? };
-    let _ = CALLS.remove(invocation);
+    if CALLS.remove(invocation).is_ok() {
+        NOTED.remove(invocation.0 >> 3);
+    }
     Some(call)
 }
 
@@ -65,7 +79,7 @@ pub(crate) fn forget(invocation: Invocation) {
         count(Counter::ExitMissed);
         if call.param == 0 {
             verify::forget(call.state);
-            let _ = FRAMES.remove(call.state);
+            frames::hashed::close(call.state);
         }
     }
 }

@@ -7,13 +7,21 @@
 //! Before conntrack has seen a packet (raw) its headers make the tuple, as `nf_ct_get_tuple`
 //! (`net/netfilter/nf_conntrack_core.c`) makes it; afterwards its `nf_conn` has it.
 
+use core::{
+    cell::UnsafeCell,
+    ptr::{read_volatile, write_volatile},
+};
+
 use tracer_common::{ABSENT, Counter, TUPLE_LEN, Traversal, flags, protocols};
 
 use crate::{
-    asked, ip,
+    asked,
+    form::Form,
+    ip,
     kernel::{Gap, Skb, read},
     maps::{CONNECTIONS, count},
     offset,
+    traversal::Arguments,
 };
 
 /// `IPPROTO_ICMP`
@@ -41,7 +49,8 @@ impl Key {
     /// `None` where the packet has no transport header.
     #[inline(always)]
     fn of_headers(header: u64, family: u8, netns: u32) -> Result<Option<Self>, Gap> {
-        let transport = ip::transport(header, family)?;
+        let start = ip::Start::read(header, family)?;
+        let transport = start.transport(header)?;
         let Some(at) = transport.header else {
             return Ok(None);
         };
@@ -57,10 +66,7 @@ impl Key {
             }
             _ => (0, 0),
         };
-        let ip::Addresses {
-            source: from,
-            destination: to,
-        } = ip::addresses(header, family)?;
+        let (from, to) = (start.source(), start.destination());
         let family = u32::from(family);
         let protocol = u32::from(transport.protocol);
         Ok(Some(Self {
@@ -90,15 +96,31 @@ fn asked_for() -> bool {
         && offset!(tuplehash_tuple) != ABSENT
 }
 
+/// Not zero once a connection is followed.
+#[repr(transparent)]
+struct Any(UnsafeCell<u32>);
+
+// SAFETY: the programs read and write the whole word.
+unsafe impl Sync for Any {}
+
+static ANY: Any = Any(UnsafeCell::new(0));
+
+/// Whether any connection is followed: until then no packet has to be asked for its own.
+#[inline(always)]
+pub(crate) fn any() -> bool {
+    // SAFETY: the static's own word.
+    asked_for() && unsafe { read_volatile(ANY.0.get()) } != 0
+}
+
 /// Whether the packet belongs to a connection that is followed.
 #[inline(always)]
-pub(crate) fn is_followed(skb: u64, header: u64, family: u8, netns: u32) -> Result<bool, Gap> {
-    if !asked_for() {
+pub(crate) fn is_followed<F: Form>(arguments: &Arguments, header: u64, netns: u32) -> Result<bool, Gap> {
+    if !any() {
         return Ok(false);
     }
-    let conntrack = read::<u64>(skb, offset!(skb_nfct))? & !7;
+    let conntrack = F::read::<u64>(arguments.skb, offset!(skb_nfct))? & !7;
     let key = if conntrack == 0 {
-        Key::of_headers(header, family, netns)?
+        Key::of_headers(header, arguments.family, netns)?
     } else {
         let original = offset!(conntrack_tuplehash) + offset!(tuplehash_tuple);
         Some(Key::of_conntrack(read(conntrack, original)?, netns))
@@ -139,6 +161,8 @@ pub(crate) fn follow_unrecorded(skb: Skb, netns: u32) -> Result<(), Gap> {
 
 #[inline(always)]
 fn note(key: Key, is_original: bool) {
+    // SAFETY: the static's own word.
+    unsafe { write_volatile(ANY.0.get(), 1) };
     // Looking it up is also what keeps it among those that were used last.
     if CONNECTIONS.get_ptr(key).is_none() && CONNECTIONS.insert(key, 0, 0).is_ok() && is_original {
         count(Counter::ConnectionsFollowed);

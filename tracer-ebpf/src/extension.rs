@@ -6,8 +6,10 @@ use tracer_common::{
 
 use crate::{
     call::{self, Call, Invocation},
+    form::{Form, Kprobe},
+    frames,
     kernel::{Gap, Skb, copy_headers, read},
-    maps::{FRAMES, RECORDS, count},
+    maps::{RECORDS, count},
     offset,
     traversal::NF_STOLEN,
 };
@@ -26,7 +28,7 @@ pub(crate) fn enter(invocation: Invocation, param: u64) {
         return;
     };
     // Most calls are of packets that nobody follows. A call that is not noted is missed by the replay.
-    if FRAMES.get_ptr(state).is_some() {
+    if frames::find(state).is_some() {
         call::begin(invocation, &Call { state, param });
     }
 }
@@ -34,27 +36,51 @@ pub(crate) fn enter(invocation: Invocation, param: u64) {
 /// It has returned.
 #[inline(always)]
 pub(crate) fn leave(invocation: Invocation, returned: u32, kind: u32) {
-    let Some(Call { state, param }) = call::end(invocation) else {
-        return;
-    };
-    let Some(frame) = FRAMES.get_ptr_mut(state) else {
-        return;
-    };
-    // SAFETY: the map returned a valid, aligned pointer, and this traversal alone uses the entry.
-    note(unsafe { &mut *frame }, param, returned, kind);
+    if let Some(Call { state, param }) = call::end(invocation)
+        && let Some(frame) = frames::find(state)
+    {
+        note(frame, param, returned, kind);
+    }
 }
 
 /// A target that changes headers has returned: where the walk goes on, what it made of them is sent as well.
 #[inline(always)]
 pub(crate) fn leave_changed(invocation: Invocation, returned: u32) {
-    let Some(Call { state, param }) = call::end(invocation) else {
-        return;
-    };
-    let Some(frame) = FRAMES.get_ptr_mut(state) else {
-        return;
-    };
-    // SAFETY: the map returned a valid, aligned pointer, and this traversal alone uses the entry.
-    let frame = unsafe { &mut *frame };
+    if let Some(Call { state, param }) = call::end(invocation)
+        && let Some(frame) = frames::find(state)
+    {
+        note_changed(frame, param, returned);
+    }
+}
+
+/// A match or target function has returned, and its arguments are at hand.
+#[inline(always)]
+pub(crate) fn returned<F: Form>(param: u64, returned: u32, kind: u32) {
+    if let Some(frame) = frame_of::<F>(param) {
+        note(frame, F::number(param), returned, kind);
+    }
+}
+
+/// The same of a target that changes headers.
+#[inline(always)]
+pub(crate) fn returned_changed<F: Form>(param: u64, returned: u32) {
+    if let Some(frame) = frame_of::<F>(param) {
+        note_changed(frame, F::number(param), returned);
+    }
+}
+
+/// The record of the traversal that a call is part of, if that is recorded.
+#[inline(always)]
+fn frame_of<F: Form>(param: u64) -> Option<&'static mut Traversal> {
+    if offset!(param_state) == ABSENT {
+        return None;
+    }
+    let state = F::read::<u64>(param, offset!(param_state)).ok()?;
+    frames::find(F::number(state))
+}
+
+#[inline(always)]
+fn note_changed(frame: &mut Traversal, param: u64, returned: u32) {
     if returned == XT_CONTINUE {
         send_headers(frame);
     }
@@ -100,12 +126,12 @@ fn send_headers(frame: &mut Traversal) {
 #[inline(always)]
 fn fill(after: &mut HeadersAfter, frame: &Traversal) -> Result<(), Gap> {
     let skb = Skb(frame.skb);
-    let network_header = skb.network_header()?;
-    let linear_len = skb.linear_len(network_header)?;
+    let network_header = skb.network_header::<Kprobe>()?;
+    let linear_len = skb.linear_len::<Kprobe>(network_header)?;
     after.kind = kind::HEADERS_AFTER;
     after.skb = frame.skb;
     after.entered_ns = frame.entered_ns;
-    after.packet_len = skb.len()?;
+    after.packet_len = skb.len::<Kprobe>()?;
     after.index = frame.observed_len as u16;
     // Bytes beyond the packet's are never sent: the memory is that of earlier records.
     after.headers = [0; tracer_common::HEADERS_LEN_MAX];
@@ -129,7 +155,7 @@ fn observe(skb: u64, table_info: u64, param: u64, returned: u32, kind: u32) -> R
     if kind == observed::TARGET && returned & 0xff == NF_STOLEN {
         observed.flags |= observed::GONE;
     } else {
-        observed.mark = Skb(skb).mark()?;
+        observed.mark = Skb(skb).mark::<Kprobe>()?;
     }
     Ok(observed)
 }

@@ -3,26 +3,28 @@
 use tracer_common::{TABLES_MAX, criteria};
 
 use crate::{
-    asked, asked_words, ip,
-    kernel::{Gap, Skb, read},
+    asked, asked_words,
+    form::Form,
+    ip,
+    kernel::{Gap, Skb},
     offset,
     traversal::{Arguments, TableName},
 };
 
 /// Whether the packet is to be followed. Cheapest questions first; nothing is copied.
 #[inline(always)]
-pub(crate) fn satisfied(arguments: &Arguments, netns: u32) -> Result<bool, Gap> {
+pub(crate) fn satisfied<F: Form>(arguments: &Arguments) -> Result<bool, Gap> {
     let criteria = asked!(criteria);
-    if criteria & criteria::NETNS != 0 && netns != asked!(netns) {
+    if criteria & criteria::NETNS != 0 && netns::<F>(arguments)? != asked!(netns) {
         return Ok(false);
     }
     let skb = Skb(arguments.skb);
-    if criteria & criteria::MARK != 0 && skb.mark()? & asked!(mark_mask) != asked!(mark) {
+    if criteria & criteria::MARK != 0 && skb.mark::<F>()? & asked!(mark_mask) != asked!(mark) {
         return Ok(false);
     }
     if criteria & criteria::IN_DEVICE != 0
-        && !device_satisfies(
-            read(arguments.state, offset!(state_in))?,
+        && !device_satisfies::<F>(
+            F::read(arguments.state, offset!(state_in))?,
             asked_words!(in_device),
             asked_words!(in_device_mask),
         )?
@@ -30,8 +32,8 @@ pub(crate) fn satisfied(arguments: &Arguments, netns: u32) -> Result<bool, Gap> 
         return Ok(false);
     }
     if criteria & criteria::OUT_DEVICE != 0
-        && !device_satisfies(
-            read(arguments.state, offset!(state_out))?,
+        && !device_satisfies::<F>(
+            F::read(arguments.state, offset!(state_out))?,
             asked_words!(out_device),
             asked_words!(out_device_mask),
         )?
@@ -39,15 +41,22 @@ pub(crate) fn satisfied(arguments: &Arguments, netns: u32) -> Result<bool, Gap> 
         return Ok(false);
     }
     if criteria & criteria::HEADERS != 0 {
-        return headers_satisfy(skb.network_header()?, arguments.family, criteria);
+        return headers_satisfy(skb.network_header::<F>()?, arguments.family, criteria);
     }
     Ok(true)
 }
 
+/// Inode number of the network namespace.
+#[inline(always)]
+pub(crate) fn netns<F: Form>(arguments: &Arguments) -> Result<u32, Gap> {
+    let net: u64 = F::read(arguments.state, offset!(state_net))?;
+    F::read(net, offset!(net_inum))
+}
+
 /// Names are compared as iptables compares them, over the bytes of the mask. No device satisfies no name.
 #[inline(always)]
-fn device_satisfies(device: u64, wanted: [u32; 4], mask: [u32; 4]) -> Result<bool, Gap> {
-    Ok(device != 0 && equal_under(&read(device, offset!(device_name))?, &wanted, &mask))
+fn device_satisfies<F: Form>(device: u64, wanted: [u32; 4], mask: [u32; 4]) -> Result<bool, Gap> {
+    Ok(device != 0 && equal_under(&F::read(device, offset!(device_name))?, &wanted, &mask))
 }
 
 #[inline(always)]
@@ -60,39 +69,36 @@ fn equal_under(words: &[u32; 4], wanted: &[u32; 4], mask: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> {
-    if criteria & criteria::ADDRESSES != 0 {
-        let addresses = ip::addresses(header, family)?;
-        if criteria & criteria::SOURCE != 0
-            && !equal_under(
-                &addresses.source,
-                &asked_words!(source.address),
-                &asked_words!(source.mask),
-            )
+    let start = ip::Start::read(header, family)?;
+    if criteria & criteria::SOURCE != 0
+        && !equal_under(
+            &start.source(),
+            &asked_words!(source.address),
+            &asked_words!(source.mask),
+        )
+    {
+        return Ok(false);
+    }
+    if criteria & criteria::DESTINATION != 0
+        && !equal_under(
+            &start.destination(),
+            &asked_words!(destination.address),
+            &asked_words!(destination.mask),
+        )
+    {
+        return Ok(false);
+    }
+    if criteria & criteria::EITHER != 0 {
+        let (wanted, mask) = (asked_words!(either.address), asked_words!(either.mask));
+        if !equal_under(&start.source(), &wanted, &mask) && !equal_under(&start.destination(), &wanted, &mask)
         {
             return Ok(false);
-        }
-        if criteria & criteria::DESTINATION != 0
-            && !equal_under(
-                &addresses.destination,
-                &asked_words!(destination.address),
-                &asked_words!(destination.mask),
-            )
-        {
-            return Ok(false);
-        }
-        if criteria & criteria::EITHER != 0 {
-            let (wanted, mask) = (asked_words!(either.address), asked_words!(either.mask));
-            if !equal_under(&addresses.source, &wanted, &mask)
-                && !equal_under(&addresses.destination, &wanted, &mask)
-            {
-                return Ok(false);
-            }
         }
     }
     if criteria & (criteria::PROTOCOL | criteria::PORTS) == 0 {
         return Ok(true);
     }
-    let transport = ip::transport(header, family)?;
+    let transport = start.transport(header)?;
     if criteria & criteria::PROTOCOL != 0 && transport.protocol != asked!(protocol) {
         return Ok(false);
     }

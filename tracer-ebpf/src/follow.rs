@@ -14,8 +14,34 @@ use tracer_common::{
 use crate::{
     asked,
     maps::{FOLLOWED, RECORDS, count},
+    presence::Presence,
     traversal::TableName,
 };
+
+/// Which addresses are those of followed packets, at little cost: most packets are not.
+static PRESENT: Presence = Presence::NONE;
+
+/// An `sk_buff` has 256 bytes or so.
+#[inline(always)]
+fn key(skb: u64) -> u64 {
+    skb >> 8
+}
+
+/// Whether the packet at this address can be a followed one.
+#[inline(always)]
+pub(crate) fn may_know(skb: u64) -> bool {
+    PRESENT.may_have(key(skb))
+}
+
+/// Forgets the packet at this address. False if there is none.
+#[inline(always)]
+fn forget(skb: u64) -> bool {
+    let forgotten = FOLLOWED.remove(skb).is_ok();
+    if forgotten {
+        PRESENT.remove(key(skb));
+    }
+    forgotten
+}
 
 /// Where and when a followed packet was last seen.
 #[derive(Clone, Copy)]
@@ -56,7 +82,7 @@ pub(crate) fn known(skb: u64, now: &Life) -> Option<Life> {
     let before = unsafe { *life };
     if !comes_after(&before, now) {
         count(Counter::EndMissed);
-        let _ = FOLLOWED.remove(skb);
+        forget(skb);
         return None;
     }
     let now = Life {
@@ -98,6 +124,7 @@ fn comes_after(before: &Life, now: &Life) -> bool {
 #[inline(always)]
 pub(crate) fn begin(skb: u64, life: &Life) -> bool {
     if FOLLOWED.insert(skb, life, 0).is_ok() {
+        PRESENT.add(key(skb));
         return true;
     }
     count(Counter::PacketsFull);
@@ -107,13 +134,15 @@ pub(crate) fn begin(skb: u64, life: &Life) -> bool {
 /// The `sk_buff` is free: whatever comes at this address next is another packet.
 #[inline(always)]
 pub(crate) fn end(skb: u64, how: u32, location: u64) {
+    if !may_know(skb) {
+        return;
+    }
     let Some(life) = FOLLOWED.get_ptr(skb) else {
         return;
     };
     // SAFETY: the map returned a valid, aligned pointer; the entry is preallocated and stays mapped.
     let life = unsafe { *life };
-    let _ = FOLLOWED.remove(skb);
-    if asked!(ends) == 0 {
+    if !forget(skb) || asked!(ends) == 0 {
         return;
     }
     let end = End {

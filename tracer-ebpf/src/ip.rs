@@ -1,19 +1,15 @@
 //! The few fields of the IP header that following and filter look at.
 
+use core::mem::MaybeUninit;
+
 use tracer_common::protocols;
 
-use crate::kernel::{Gap, read};
+use crate::kernel::{Gap, copy_words, read};
 
 /// Extension headers looked through to find the transport header. The kernel has no limit
 /// (`ipv6_skip_exthdr`, `net/ipv6/exthdrs_core.c`); a packet with more does not satisfy a filter that asks
 /// for its protocol or ports.
 const EXTENSION_HEADERS_MAX: u32 = 8;
-
-#[derive(Clone, Copy)]
-pub(crate) struct Addresses {
-    pub(crate) source: [u32; 4],
-    pub(crate) destination: [u32; 4],
-}
 
 /// What stays the same while a packet is on its way, also through NAT: tells two packets apart that had the
 /// same `sk_buff` one after the other, should its end have been missed.
@@ -42,51 +38,94 @@ pub(crate) fn fingerprint(header: u64, family: u8) -> Result<u64, Gap> {
     }
 }
 
-#[inline(always)]
-pub(crate) fn addresses(header: u64, family: u8) -> Result<Addresses, Gap> {
-    if family == crate::AF_INET {
-        let [source, destination]: [u32; 2] = read(header, 12)?;
-        Ok(Addresses {
-            source: [source, 0, 0, 0],
-            destination: [destination, 0, 0, 0],
-        })
-    } else {
-        Ok(Addresses {
-            source: read(header, 8)?,
-            destination: read(header, 24)?,
-        })
-    }
+/// A packet from its network header on, as far as most filters look: without options or extension headers, that is
+/// up to the ports. Read in one go, for a read costs as much as everything else.
+pub(crate) struct Start {
+    words: [u32; START_LEN / 4],
+    family: u8,
 }
 
-/// The transport protocol and, in the first fragment, where its header starts.
+/// IPv6 header and ports.
+const START_LEN: usize = 40 + 4;
+/// IPv4 header without options, and ports.
+const START_LEN_IPV4: u32 = 20 + 4;
+
+/// The transport protocol and, in the first fragment, where its header starts and its first four bytes, if they have
+/// been read.
 pub(crate) struct Transport {
     pub(crate) protocol: u8,
     pub(crate) header: Option<u64>,
+    ports: Option<u32>,
 }
 
-#[inline(always)]
-pub(crate) fn transport(header: u64, family: u8) -> Result<Transport, Gap> {
-    if family == crate::AF_INET {
-        transport4(header)
-    } else {
-        transport6(header)
+impl Start {
+    #[inline(always)]
+    pub(crate) fn read(header: u64, family: u8) -> Result<Self, Gap> {
+        // Not zeroed first, which would be a call of a function that goes byte by byte.
+        let mut words = MaybeUninit::<[u32; START_LEN / 4]>::uninit();
+        let len = if family == crate::AF_INET {
+            START_LEN_IPV4
+        } else {
+            START_LEN as u32
+        };
+        copy_words(header, len, &mut words)?;
+        // SAFETY: as many words were filled as are looked at of this family, and every pattern is a value.
+        let words = unsafe { words.assume_init() };
+        Ok(Self { words, family })
+    }
+
+    #[inline(always)]
+    pub(crate) fn source(&self) -> [u32; 4] {
+        let w = &self.words;
+        if self.family == crate::AF_INET {
+            [w[3], 0, 0, 0]
+        } else {
+            [w[2], w[3], w[4], w[5]]
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn destination(&self) -> [u32; 4] {
+        let w = &self.words;
+        if self.family == crate::AF_INET {
+            [w[4], 0, 0, 0]
+        } else {
+            [w[6], w[7], w[8], w[9]]
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn transport(&self, header: u64) -> Result<Transport, Gap> {
+        if self.family == crate::AF_INET {
+            Ok(self.transport4(header))
+        } else {
+            transport6(header, &self.words)
+        }
+    }
+
+    #[inline(always)]
+    fn transport4(&self, header: u64) -> Transport {
+        let [version_and_len, .., fragment_low, fragment_high] = bytes_of([self.words[0], self.words[1]]);
+        let protocol = bytes_of([self.words[2], 0])[1];
+        let header_len = u64::from(version_and_len & 0x0f) * 4;
+        let first = u16::from_be_bytes([fragment_low, fragment_high]) & 0x1fff == 0;
+        Transport {
+            protocol,
+            header: first.then_some(header + header_len),
+            ports: (header_len == 20).then_some(self.words[5]),
+        }
     }
 }
 
 #[inline(always)]
-fn transport4(header: u64) -> Result<Transport, Gap> {
-    let start: [u16; 5] = read(header, 0)?;
-    let header_len = u64::from(start[0] & 0x0f) * 4;
-    let first = u16::from_be(start[3]) & 0x1fff == 0;
-    Ok(Transport {
-        protocol: (start[4] >> 8) as u8,
-        header: if first { Some(header + header_len) } else { None },
-    })
+fn bytes_of([first, second]: [u32; 2]) -> [u8; 8] {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    [a, b, c, d, e, f, g, h]
 }
 
 #[inline(always)]
-fn transport6(header: u64) -> Result<Transport, Gap> {
-    let mut protocol: u8 = read(header, 6)?;
+fn transport6(header: u64, words: &[u32; START_LEN / 4]) -> Result<Transport, Gap> {
+    let mut protocol = bytes_of([words[1], 0])[2];
     let mut at = header + 40;
     for _ in 0..EXTENSION_HEADERS_MAX {
         match protocol {
@@ -107,6 +146,7 @@ fn transport6(header: u64) -> Result<Transport, Gap> {
                     return Ok(Transport {
                         protocol,
                         header: None,
+                        ports: None,
                     });
                 }
                 at += 8;
@@ -115,6 +155,7 @@ fn transport6(header: u64) -> Result<Transport, Gap> {
                 return Ok(Transport {
                     protocol,
                     header: Some(at),
+                    ports: (at == header + 40).then_some(words[10]),
                 });
             }
         }
@@ -122,6 +163,7 @@ fn transport6(header: u64) -> Result<Transport, Gap> {
     Ok(Transport {
         protocol,
         header: None,
+        ports: None,
     })
 }
 
@@ -133,8 +175,12 @@ pub(crate) fn ports(transport: &Transport) -> Result<Option<(u16, u16)>, Gap> {
     };
     match transport.protocol {
         protocols::TCP | protocols::UDP | protocols::UDP_LITE | protocols::SCTP | protocols::DCCP => {
-            let [source, destination]: [u16; 2] = read(header, 0)?;
-            Ok(Some((u16::from_be(source), u16::from_be(destination))))
+            let ports = match transport.ports {
+                Some(ports) => ports,
+                None => read(header, 0)?,
+            };
+            let [a, b, c, d] = ports.to_ne_bytes();
+            Ok(Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))))
         }
         _ => Ok(None),
     }

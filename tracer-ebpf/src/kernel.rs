@@ -4,13 +4,15 @@
 //! `bpf_probe_read_kernel`, which fails on a bad one. A failed read is a [`Gap`]; it is counted by whoever
 //! can also mark the record.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel, bpf_probe_read_kernel_buf, bpf_probe_read_kernel_str_bytes,
     generated::bpf_probe_read_kernel as read_raw,
 };
 use tracer_common::HEADERS_LEN_MAX;
 
-use crate::offset;
+use crate::{form::Form, offset};
 
 /// A read failed.
 pub(crate) struct Gap;
@@ -46,35 +48,48 @@ pub(crate) fn copy_headers(address: u64, len: u32, to: &mut [u8; HEADERS_LEN_MAX
     if failed != 0 { Err(Gap) } else { Ok(len as u16) }
 }
 
+/// Fills the first `len` bytes of `words` from `address`; `len` is a constant.
+#[inline(always)]
+pub(crate) fn copy_words<const N: usize>(
+    address: u64,
+    len: u32,
+    words: &mut MaybeUninit<[u32; N]>,
+) -> Result<(), Gap> {
+    let len = len.min(4 * N as u32);
+    // SAFETY: `len` is at most the size of `words`, and the helper checks the address.
+    let failed = unsafe { read_raw(words.as_mut_ptr().cast(), len, address as *const _) };
+    if failed != 0 { Err(Gap) } else { Ok(()) }
+}
+
 /// A `struct sk_buff`.
 #[derive(Clone, Copy)]
 pub(crate) struct Skb(pub(crate) u64);
 
 impl Skb {
     #[inline(always)]
-    pub(crate) fn mark(self) -> Result<u32, Gap> {
-        read(self.0, offset!(skb_mark))
+    pub(crate) fn mark<F: Form>(self) -> Result<u32, Gap> {
+        F::read(self.0, offset!(skb_mark))
     }
 
     #[inline(always)]
-    pub(crate) fn len(self) -> Result<u32, Gap> {
-        read(self.0, offset!(skb_len))
+    pub(crate) fn len<F: Form>(self) -> Result<u32, Gap> {
+        F::read(self.0, offset!(skb_len))
     }
 
     /// Address of the network header.
     #[inline(always)]
-    pub(crate) fn network_header(self) -> Result<u64, Gap> {
-        let head: u64 = read(self.0, offset!(skb_head))?;
-        let network: u16 = read(self.0, offset!(skb_network_header))?;
+    pub(crate) fn network_header<F: Form>(self) -> Result<u64, Gap> {
+        let head: u64 = F::read(self.0, offset!(skb_head))?;
+        let network: u16 = F::read(self.0, offset!(skb_network_header))?;
         Ok(head + u64::from(network))
     }
 
     /// Bytes from the network header to the end of the linear part.
     #[inline(always)]
-    pub(crate) fn linear_len(self, network_header: u64) -> Result<u32, Gap> {
-        let data: u64 = read(self.0, offset!(skb_data))?;
-        let len: u32 = read(self.0, offset!(skb_len))?;
-        let data_len: u32 = read(self.0, offset!(skb_data_len))?;
+    pub(crate) fn linear_len<F: Form>(self, network_header: u64) -> Result<u32, Gap> {
+        let data: u64 = F::read(self.0, offset!(skb_data))?;
+        let len: u32 = F::read(self.0, offset!(skb_len))?;
+        let data_len: u32 = F::read(self.0, offset!(skb_data_len))?;
         let end = data + u64::from(len.wrapping_sub(data_len));
         Ok(end.saturating_sub(network_header) as u32)
     }
@@ -82,10 +97,10 @@ impl Skb {
     /// Address of the link-layer header; `None` where the packet has none (`skb_mac_header_was_set`,
     /// `include/linux/skbuff.h`) or where it is the network header.
     #[inline(always)]
-    pub(crate) fn link_header(self) -> Result<Option<u64>, Gap> {
-        let head: u64 = read(self.0, offset!(skb_head))?;
-        let mac: u16 = read(self.0, offset!(skb_mac_header))?;
-        let network: u16 = read(self.0, offset!(skb_network_header))?;
+    pub(crate) fn link_header<F: Form>(self) -> Result<Option<u64>, Gap> {
+        let head: u64 = F::read(self.0, offset!(skb_head))?;
+        let mac: u16 = F::read(self.0, offset!(skb_mac_header))?;
+        let network: u16 = F::read(self.0, offset!(skb_network_header))?;
         Ok((mac != u16::MAX && mac != network).then_some(head + u64::from(mac)))
     }
 }

@@ -2,17 +2,21 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `main.rs` | entry points: take the arguments out of the context, call, nothing else |
+//! | `main.rs` | entry points of kprobes and tracepoints: take the arguments out of the context, call, nothing else |
+//! | `trampolines.rs` | the same for trampolines; each has the name of the kprobe that it stands for and `_t` |
 //! | `traversal.rs` | `ipt_do_table` and `ip6t_do_table`: entry, return, and the frame between them |
 //! | `nft.rs` | the same for nf_tables: `nft_do_chain`, the steps in between, and commits |
 //! | `extension.rs` | match and target functions: what they answered during a traversal |
 //! | `rules.rs` | which rules a table had |
-//! | `call.rs` | pairs the entry of a function with its return |
+//! | `form.rs` | what differs between trampoline and kprobe |
+//! | `frames.rs` | the records of traversals under way |
+//! | `call.rs` | pairs the entry of a function with its return, for kprobes |
 //! | `verify.rs` | the second source of steps, for `--verify` |
 //! | `follow.rs` | which packets are followed, from the first hook to the end of their life |
 //! | `connection.rs` | which connections are followed: replies belong to what was asked for |
 //! | `filter.rs` | does this packet satisfy the user's filter |
 //! | `ip.rs` | the few header fields that following and filter look at |
+//! | `presence.rs` | tells cheaply what is not in a map |
 //! | `kernel.rs` | every read of kernel memory |
 //! | `maps.rs` | maps, read-only globals, counters |
 
@@ -33,11 +37,15 @@ mod connection;
 mod extension;
 mod filter;
 mod follow;
+mod form;
+mod frames;
 mod ip;
 mod kernel;
 mod maps;
 mod nft;
+mod presence;
 mod rules;
+mod trampolines;
 mod traversal;
 mod verify;
 
@@ -49,6 +57,7 @@ use aya_ebpf::{
     programs::{ProbeContext, RawTracePointContext, RetProbeContext},
 };
 use call::Invocation;
+use form::Kprobe;
 use tracer_common::{ends, observed};
 use traversal::Arguments;
 
@@ -266,7 +275,8 @@ fn enter(ctx: &ProbeContext, family: u8) {
         family,
         frame: state,
     };
-    traversal::enter(Invocation::at_entry(registers.stack_pointer()), &arguments);
+    let invocation = Invocation::at_entry(registers.stack_pointer());
+    traversal::enter(Kprobe(invocation), &arguments);
 }
 
 #[inline(always)]

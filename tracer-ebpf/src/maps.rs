@@ -28,6 +28,10 @@ pub(crate) static FILTER: Filter = Filter::EVERYTHING;
 #[unsafe(no_mangle)]
 pub(crate) static READER: [u8; THREAD_NAME_LEN] = [0xff; THREAD_NAME_LEN];
 
+/// Not zero where traversals are seen by trampolines, which keep their frames in [`SLOTS`]. Set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static SLOTTED: u32 = 0;
+
 /// Reads a field of [`OFFSETS`].
 #[macro_export]
 macro_rules! offset {
@@ -68,8 +72,12 @@ pub(crate) static REPLACEMENTS: RingBuf = RingBuf::with_byte_size(REPLACEMENTS_B
 #[map]
 pub(crate) static ASKED: LruHashMap<u64, Asked> = LruHashMap::with_max_entries(ASKING_MAX, 0);
 
-/// Traversals under way, by address of their `nf_hook_state`, on nf_tables of their `nft_pktinfo`: it lies on the
-/// stack of whoever runs the hook and serves one traversal at a time.
+/// Traversals under way that trampolines saw; see [`crate::frames`].
+#[map]
+pub(crate) static SLOTS: Array<Traversal> = Array::with_max_entries(FRAMES_MAX, 0);
+
+/// Traversals under way that kprobes saw, by address of their `nf_hook_state`, on nf_tables of their `nft_pktinfo`: it
+/// lies on the stack of whoever runs the hook and serves one traversal at a time.
 #[map]
 pub(crate) static FRAMES: HashMap<u64, Traversal> = HashMap::with_max_entries(FRAMES_MAX, 0);
 

@@ -11,8 +11,10 @@ use tracer_common::{
 
 use crate::{
     call::{self, Call, Invocation},
+    form::Kprobe,
+    frames,
     kernel::{Gap, Skb, copy_str, read},
-    maps::{COMMITS, FRAMES, GENERATIONS_LOST, count},
+    maps::{COMMITS, GENERATIONS_LOST, count},
     offset,
     traversal::{self, Arguments, NF_STOLEN, NF_VERDICT_MASK, TableName, note_gap},
 };
@@ -34,9 +36,9 @@ const COMMIT: u64 = 1;
 pub(crate) fn enter(invocation: Invocation, pkt: u64, chain: u64) {
     call::forget(invocation);
     // What was left by a run whose return was not seen must not get the steps of this one.
-    if FRAMES.get_ptr(pkt).is_some() {
+    if frames::hashed::find(pkt).is_some() {
         count(Counter::ExitMissed);
-        let _ = FRAMES.remove(pkt);
+        frames::hashed::close(pkt);
     }
     if let Err(Gap) = try_enter(invocation, pkt, chain) {
         count(Counter::ReadFailed);
@@ -59,12 +61,16 @@ fn try_enter(invocation: Invocation, pkt: u64, chain: u64) -> Result<(), Gap> {
         family,
         frame: pkt,
     };
+    let form = Kprobe(invocation);
+    if !traversal::concerns::<Kprobe>(&arguments)? {
+        return Ok(());
+    }
     let hook: u8 = read(state, offset!(state_hook))?;
     let mut table_name = [0; TABLE_NAME_LEN];
     copy_str(read(arguments.table, offset!(nft_table_name))?, &mut table_name)?;
     // SAFETY: the same number of bytes, of which every pattern is a value.
     let table_name = unsafe { core::mem::transmute::<[u8; TABLE_NAME_LEN], TableName>(table_name) };
-    let Some(frame) = traversal::begin(invocation, &arguments, hook, 0, &table_name)? else {
+    let Some(frame) = traversal::begin(form, &arguments, hook, 0, &table_name)? else {
         return Ok(());
     };
     frame.backend = BACKEND_NFTABLES;
@@ -95,7 +101,7 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
         frame.flags |= flags::GENERATION_UNSURE;
     }
     traversal::send(frame);
-    let _ = FRAMES.remove(key);
+    frames::hashed::close(key);
 }
 
 /// Arguments of `__nft_trace_packet`, as far as this kernel passes them.
@@ -120,11 +126,9 @@ pub(crate) fn trace(trace: &Trace) {
         },
     };
     // Most calls are of packets that nobody follows.
-    let Some(frame) = FRAMES.get_ptr_mut(pkt) else {
+    let Some(frame) = frames::hashed::find(pkt) else {
         return;
     };
-    // SAFETY: the map returned a valid, aligned pointer, and this traversal alone uses the entry.
-    let frame = unsafe { &mut *frame };
     if frame.observed_len as usize >= OBSERVED_MAX {
         if frame.part == u8::MAX {
             frame.flags |= flags::OBSERVED_CUT;
@@ -156,7 +160,7 @@ fn step(trace: &Trace, info: u64, skb: u64) -> Result<Observed, Gap> {
         return Ok(Observed {
             data: 0,
             returned: 0,
-            mark: Skb(skb).mark()?,
+            mark: Skb(skb).mark::<Kprobe>()?,
             flags: nft_step::POLICY,
         });
     }
@@ -196,7 +200,7 @@ fn step(trace: &Trace, info: u64, skb: u64) -> Result<Observed, Gap> {
         mark: if code & NF_VERDICT_MASK == NF_STOLEN {
             0
         } else {
-            Skb(skb).mark()?
+            Skb(skb).mark::<Kprobe>()?
         },
         flags: flags | ((handle >> 32) as u32) << nft_step::HANDLE_SHIFT,
     })

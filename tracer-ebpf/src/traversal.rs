@@ -9,9 +9,10 @@ use crate::{
     call::{self, Call, Invocation},
     connection, filter, follow,
     follow::Life,
-    ip,
+    form::{Form, Kprobe, Trampoline},
+    frames, ip,
     kernel::{Gap, Skb, copy, copy_headers, read},
-    maps::{FRAMES, RECORDS, count},
+    maps::{RECORDS, count},
     offset, rules, verify,
 };
 
@@ -33,23 +34,25 @@ pub(crate) struct Arguments {
 /// The table's name in words, to be compared in few instructions.
 pub(crate) type TableName = [u32; TABLE_NAME_LEN / 4];
 
-static EMPTY: Traversal = Traversal::EMPTY;
-
 /// Decides whether this traversal of a legacy table is recorded, and if so opens its frame.
 #[inline(always)]
-pub(crate) fn enter(invocation: Invocation, arguments: &Arguments) {
-    call::forget(invocation);
-    if let Err(Gap) = try_enter(invocation, arguments) {
+pub(crate) fn enter<F: Form>(form: F, arguments: &Arguments) {
+    form.forget(F::number(arguments.frame));
+    if let Err(Gap) = try_enter(form, arguments) {
         count(Counter::ReadFailed);
     }
 }
 
 #[inline(always)]
-fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
+fn try_enter<F: Form>(form: F, arguments: &Arguments) -> Result<(), Gap> {
+    // Most packets are neither followed nor satisfy the filter: that is found out before anything else is looked at.
+    if !concerns::<F>(arguments)? {
+        return Ok(());
+    }
     let table_name: TableName = read(arguments.table, offset!(table_name))?;
-    let hook: u8 = read(arguments.state, offset!(state_hook))?;
+    let hook: u8 = F::read(arguments.state, offset!(state_hook))?;
     let rank = follow::rank(hook, &table_name);
-    let Some(frame) = begin(invocation, arguments, hook, rank, &table_name)? else {
+    let Some(frame) = begin(form, arguments, hook, rank, &table_name)? else {
         return Ok(());
     };
     match rules::of(arguments.table) {
@@ -60,6 +63,19 @@ fn try_enter(invocation: Invocation, arguments: &Arguments) -> Result<(), Gap> {
     Ok(())
 }
 
+/// Whether the packet may be followed already, satisfies the filter, or belongs to a followed connection.
+#[inline(always)]
+pub(crate) fn concerns<F: Form>(arguments: &Arguments) -> Result<bool, Gap> {
+    if follow::may_know(F::number(arguments.skb)) || filter::satisfied::<F>(arguments)? {
+        return Ok(true);
+    }
+    if !connection::any() {
+        return Ok(false);
+    }
+    let network_header = Skb(arguments.skb).network_header::<F>()?;
+    connection::is_followed::<F>(arguments, network_header, filter::netns::<F>(arguments)?)
+}
+
 /// A part of the record could not be read.
 #[inline(always)]
 pub(crate) fn note_gap(frame: &mut Traversal) {
@@ -67,19 +83,19 @@ pub(crate) fn note_gap(frame: &mut Traversal) {
     count(Counter::ReadFailed);
 }
 
-/// Decides whether this traversal is recorded, and if so opens its frame with all that does not depend on the
-/// backend.
+/// Decides whether this traversal of a packet that [`concerns`] is recorded, and if so opens its frame with all that
+/// does not depend on the backend.
 #[inline(always)]
-pub(crate) fn begin<'a>(
-    invocation: Invocation,
+pub(crate) fn begin<F: Form>(
+    form: F,
     arguments: &Arguments,
     hook: u8,
     rank: u8,
     table_name: &TableName,
-) -> Result<Option<&'a mut Traversal>, Gap> {
-    let net: u64 = read(arguments.state, offset!(state_net))?;
-    let netns: u32 = read(net, offset!(net_inum))?;
-    let network_header = Skb(arguments.skb).network_header()?;
+) -> Result<Option<&'static mut Traversal>, Gap> {
+    let skb = F::number(arguments.skb);
+    let netns = filter::netns::<F>(arguments)?;
+    let network_header = Skb(arguments.skb).network_header::<F>()?;
     let entered_ns = now_ns();
     let in_scope = filter::in_scope(hook, table_name);
     let life = Life {
@@ -90,27 +106,30 @@ pub(crate) fn begin<'a>(
         rank,
         passes: u16::from(in_scope),
     };
-    let (life, flags) = match follow::known(arguments.skb, &life) {
+    let may_know = follow::may_know(skb);
+    let known = if may_know { follow::known(skb, &life) } else { None };
+    let (life, flags) = match known {
         Some(life) => (life, 0),
-        None if !filter::satisfied(arguments, netns)?
-            && !connection::is_followed(arguments.skb, network_header, arguments.family, netns)? =>
+        None if may_know
+            && !filter::satisfied::<F>(arguments)?
+            && !connection::is_followed::<F>(arguments, network_header, netns)? =>
         {
             return Ok(None);
         }
-        None if follow::begin(arguments.skb, &life) => (life, flags::FIRST),
+        None if follow::begin(skb, &life) => (life, flags::FIRST),
         None => (life, flags::FIRST | flags::NOT_FOLLOWED),
     };
     if !in_scope {
         connection::follow_unrecorded(Skb(arguments.skb), netns)?;
         return Ok(None);
     }
-    let Some(frame) = open(invocation, arguments.frame) else {
+    let Some(frame) = form.open(F::number(arguments.frame)) else {
         return Ok(None);
     };
     frame.entered_ns = entered_ns;
     frame.born_ns = life.born_ns;
     frame.pass = u32::from(life.passes);
-    frame.skb = arguments.skb;
+    frame.skb = skb;
     frame.table = arguments.table;
     frame.netns = netns;
     // SAFETY: the helper has no preconditions.
@@ -122,12 +141,12 @@ pub(crate) fn begin<'a>(
     frame.table_name = unsafe { core::mem::transmute::<TableName, [u8; TABLE_NAME_LEN]>(*table_name) };
     // Each part on its own: a gap in one leaves the others whole.
     for part in [
-        fill_devices(frame, arguments.state),
-        fill_packet(frame, Skb(arguments.skb), network_header),
-        fill_link_header(frame, Skb(arguments.skb)),
-        fill_bridge(frame, Skb(arguments.skb)),
-        fill_conntrack(frame, arguments.skb),
-        fill_owner(frame, arguments.skb, net),
+        fill_devices::<F>(frame, arguments.state),
+        fill_packet::<F>(frame, Skb(arguments.skb), network_header),
+        fill_link_header::<F>(frame, Skb(arguments.skb)),
+        fill_bridge::<F>(frame, Skb(arguments.skb)),
+        fill_conntrack::<F>(frame, arguments.skb),
+        fill_owner::<F>(frame, arguments),
     ] {
         if part.is_err() {
             note_gap(frame);
@@ -136,54 +155,39 @@ pub(crate) fn begin<'a>(
     Ok(Some(frame))
 }
 
-/// Opens an empty frame for this call.
 #[inline(always)]
-fn open<'a>(invocation: Invocation, state: u64) -> Option<&'a mut Traversal> {
-    if FRAMES.get_ptr(state).is_some() {
-        // An earlier traversal with this state has returned unseen.
-        verify::forget(state);
-        count(Counter::ExitMissed);
-    }
-    #[expect(
-        clippy::needless_borrows_for_generic_args,
-        reason = "by value it would not fit on the stack"
-    )]
-    if FRAMES.insert(state, &EMPTY, 0).is_err() {
-        count(Counter::FramesFull);
-        return None;
-    }
-    if !call::begin(invocation, &Call { state, param: 0 }) {
-        let _ = FRAMES.remove(state);
-        count(Counter::FramesFull);
-        return None;
-    }
-    // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
-    FRAMES.get_ptr_mut(state).map(|frame| unsafe { &mut *frame })
-}
-
-#[inline(always)]
-fn fill_devices(frame: &mut Traversal, state: u64) -> Result<(), Gap> {
-    let (device_in, device_out): (u64, u64) =
-        (read(state, offset!(state_in))?, read(state, offset!(state_out))?);
+fn fill_devices<F: Form>(frame: &mut Traversal, state: u64) -> Result<(), Gap> {
+    let (device_in, device_out): (u64, u64) = (
+        F::read(state, offset!(state_in))?,
+        F::read(state, offset!(state_out))?,
+    );
     if device_in != 0 {
-        frame.in_ifindex = read(device_in, offset!(device_ifindex))?;
-        frame.in_device = read::<[u8; IFNAME_LEN]>(device_in, offset!(device_name))?;
+        frame.in_ifindex = F::read(device_in, offset!(device_ifindex))?;
+        frame.in_device = name::<F>(device_in)?;
     }
     if device_out != 0 {
-        frame.out_ifindex = read(device_out, offset!(device_ifindex))?;
-        frame.out_device = read::<[u8; IFNAME_LEN]>(device_out, offset!(device_name))?;
+        frame.out_ifindex = F::read(device_out, offset!(device_ifindex))?;
+        frame.out_device = name::<F>(device_out)?;
     }
     Ok(())
 }
 
+/// The name of a device.
 #[inline(always)]
-fn fill_packet(frame: &mut Traversal, skb: Skb, network_header: u64) -> Result<(), Gap> {
+fn name<F: Form>(device: u64) -> Result<[u8; IFNAME_LEN], Gap> {
+    let words: [u64; 2] = F::read(device, offset!(device_name))?;
+    // SAFETY: the same number of bytes, of which every pattern is a value.
+    Ok(unsafe { core::mem::transmute::<[u64; 2], [u8; IFNAME_LEN]>(words) })
+}
+
+#[inline(always)]
+fn fill_packet<F: Form>(frame: &mut Traversal, skb: Skb, network_header: u64) -> Result<(), Gap> {
     if offset!(tcp_ae) != ABSENT {
         frame.flags |= flags::NAMES_AE;
     }
-    frame.mark_before = skb.mark()?;
-    frame.packet_len = skb.len()?;
-    let linear_len = skb.linear_len(network_header)?;
+    frame.mark_before = skb.mark::<F>()?;
+    frame.packet_len = skb.len::<F>()?;
+    let linear_len = skb.linear_len::<F>(network_header)?;
     frame.headers_len = copy_headers(network_header, linear_len, &mut frame.headers)?;
     if linear_len < frame.packet_len && u32::from(frame.headers_len) == linear_len {
         frame.flags |= flags::HEADERS_NOT_LINEAR;
@@ -193,14 +197,14 @@ fn fill_packet(frame: &mut Traversal, skb: Skb, network_header: u64) -> Result<(
 
 /// What `dump_mac_header` (`net/netfilter/nf_log_syslog.c`) reads.
 #[inline(always)]
-fn fill_link_header(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
-    let device: u64 = read(skb.0, offset!(skb_dev))?;
+fn fill_link_header<F: Form>(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
+    let device: u64 = F::read(skb.0, offset!(skb_dev))?;
     if device == 0 {
         return Ok(());
     }
-    frame.device_type = read(device, offset!(device_type))?;
-    frame.hard_header_len = read(device, offset!(device_hard_header_len))?;
-    if let Some(header) = skb.link_header()? {
+    frame.device_type = F::read(device, offset!(device_type))?;
+    frame.hard_header_len = F::read(device, offset!(device_hard_header_len))?;
+    if let Some(header) = skb.link_header::<F>()? {
         // All there is room for, which may be more than the header: the length says what belongs to it.
         copy(header, 0, &mut frame.link_header)?;
         frame.link_header_len = frame.hard_header_len.min(LINK_HEADER_LEN_MAX as u16);
@@ -211,18 +215,18 @@ fn fill_link_header(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
 /// A bridge that hands a packet to the IP tables keeps the ports in an extension of the `sk_buff`
 /// (`nf_bridge_info_get`, `include/linux/netfilter_bridge.h`).
 #[inline(always)]
-fn fill_bridge(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
+fn fill_bridge<F: Form>(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
     /// `SKB_EXT_BRIDGE_NF` is the first of `enum skb_ext_id` where the kernel has it (`include/linux/skbuff.h`).
     const BRIDGE_NF: u8 = 0;
 
     if offset!(skb_active_extensions) == ABSENT || offset!(bridge_physoutdev) == ABSENT {
         return Ok(());
     }
-    let active: u8 = read(skb.0, offset!(skb_active_extensions))?;
+    let active: u8 = F::read(skb.0, offset!(skb_active_extensions))?;
     if active & (1 << BRIDGE_NF) == 0 {
         return Ok(());
     }
-    let extensions: u64 = read(skb.0, offset!(skb_extensions))?;
+    let extensions: u64 = F::read(skb.0, offset!(skb_extensions))?;
     let chunk: u8 = read(extensions, offset!(extension_offset) + u32::from(BRIDGE_NF))?;
     let bridge = extensions + u64::from(chunk) * 8;
     if offset!(bridge_physinif) == ABSENT {
@@ -245,11 +249,11 @@ fn fill_bridge(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
 /// `skb->_nfct` holds the `nf_conn` and, in its low three bits, the `enum ip_conntrack_info`
 /// (`nf_ct_get`, `include/net/netfilter/nf_conntrack.h`).
 #[inline(always)]
-fn fill_conntrack(frame: &mut Traversal, skb: u64) -> Result<(), Gap> {
+fn fill_conntrack<F: Form>(frame: &mut Traversal, skb: u64) -> Result<(), Gap> {
     if offset!(skb_nfct) == ABSENT {
         return Ok(());
     }
-    let nfct: u64 = read(skb, offset!(skb_nfct))?;
+    let nfct: u64 = F::read(skb, offset!(skb_nfct))?;
     frame.conntrack_info = (nfct & 7) as u8;
     frame.conntrack = nfct & !7;
     if frame.conntrack == 0 || offset!(conntrack_status) == ABSENT {
@@ -266,38 +270,58 @@ fn fill_conntrack(frame: &mut Traversal, skb: u64) -> Result<(), Gap> {
 /// What `nf_log_dump_sk_uid_gid` (`net/netfilter/nf_log_syslog.c`) prints: the owner of the file that the
 /// socket belongs to, where it is a full socket of this network namespace.
 #[inline(always)]
-fn fill_owner(frame: &mut Traversal, skb: u64, net: u64) -> Result<(), Gap> {
+fn fill_owner<F: Form>(frame: &mut Traversal, arguments: &Arguments) -> Result<(), Gap> {
     /// `TCP_TIME_WAIT` and `TCP_NEW_SYN_RECV` (`include/net/tcp_states.h`) are no full sockets.
     const NOT_FULL: [u8; 2] = [6, 12];
 
-    let sock: u64 = read(skb, offset!(skb_sk))?;
-    if sock == 0 || NOT_FULL.contains(&read(sock, offset!(sock_state))?) {
+    let sock: u64 = F::read(arguments.skb, offset!(skb_sk))?;
+    if sock == 0 || NOT_FULL.contains(&F::read(sock, offset!(sock_state))?) {
         return Ok(());
     }
-    if read::<u64>(sock, offset!(sock_net))? != net {
+    let net: u64 = F::read(arguments.state, offset!(state_net))?;
+    if F::read::<u64>(sock, offset!(sock_net))? != net {
         return Ok(());
     }
-    let socket: u64 = read(sock, offset!(sock_socket))?;
+    let socket: u64 = F::read(sock, offset!(sock_socket))?;
     if socket == 0 {
         return Ok(());
     }
-    let file: u64 = read(socket, offset!(socket_file))?;
+    let file: u64 = F::read(socket, offset!(socket_file))?;
     if file == 0 {
         return Ok(());
     }
-    let cred: u64 = read(file, offset!(file_cred))?;
-    frame.uid = read(cred, offset!(cred_fsuid))?;
-    frame.gid = read(cred, offset!(cred_fsgid))?;
+    let cred: u64 = F::read(file, offset!(file_cred))?;
+    frame.uid = F::read(cred, offset!(cred_fsuid))?;
+    frame.gid = F::read(cred, offset!(cred_fsgid))?;
     frame.flags |= flags::OWNER;
     Ok(())
 }
 
-/// Closes the frame of this call of a legacy table, if it has one, and sends the record.
+/// A kprobe sees the return of a legacy table: closes the frame of this call, if it has one, and sends the record.
 #[inline(always)]
 pub(crate) fn leave(invocation: Invocation, verdict: u32) {
-    let Some((key, frame)) = close(invocation, verdict) else {
+    if let Some((key, frame)) = close(invocation, verdict) {
+        end(frame);
+        frames::hashed::close(key);
+    }
+}
+
+/// A trampoline sees it, and the arguments again.
+#[inline(always)]
+pub(crate) fn returned(arguments: &Arguments, verdict: u32) {
+    let Some(slot) = frames::slots::find(Trampoline::number(arguments.frame)) else {
         return;
     };
+    if let Some(frame) = frames::slots::frame(slot) {
+        complete::<Trampoline>(frame, arguments.skb, verdict);
+        end(frame);
+    }
+    frames::slots::close(slot);
+}
+
+/// Sends the record of a legacy table.
+#[inline(always)]
+fn end(frame: &mut Traversal) {
     // The function read the table's rules some time between the two probes. The kernel waits for it before it
     // gives the old ones back, so the same address at both ends is the same generation throughout.
     let same = matches!(rules::of(frame.table), Ok(generation) if generation == frame.generation);
@@ -306,26 +330,29 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
     }
     verify::end(frame);
     send(frame);
-    let _ = FRAMES.remove(key);
 }
 
-/// Closes the frame of this call, if it has one: notes what is only known at return. The frame comes with the key to
-/// remove it by.
+/// Completes the record of a call that a kprobe sees return, if it has a frame, which comes with the key to close it
+/// by.
 #[inline(always)]
-pub(crate) fn close<'a>(invocation: Invocation, verdict: u32) -> Option<(u64, &'a mut Traversal)> {
+pub(crate) fn close(invocation: Invocation, verdict: u32) -> Option<(u64, &'static mut Traversal)> {
     let Call { state, .. } = call::end(invocation)?;
-    let frame = FRAMES.get_ptr_mut(state)?;
-    // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.
-    let frame = unsafe { &mut *frame };
+    let frame = frames::hashed::find(state)?;
+    complete::<Kprobe>(frame, frame.skb, verdict);
+    Some((state, frame))
+}
+
+/// Notes what is only known at return.
+#[inline(always)]
+fn complete<F: Form>(frame: &mut Traversal, skb: u64, verdict: u32) {
     frame.left_ns = now_ns();
     frame.verdict = verdict;
     if verdict & NF_VERDICT_MASK == NF_STOLEN {
         frame.flags |= flags::GONE_AT_EXIT;
-    } else if fill_after(frame).is_err() {
+    } else if fill_after::<F>(frame, skb).is_err() {
         note_gap(frame);
     }
     connection::follow(frame);
-    Some((state, frame))
 }
 
 /// Sends a record.
@@ -340,8 +367,8 @@ pub(crate) fn send(frame: &Traversal) {
 /// What is asked of the packet at return: its mark, and its connection, which the nat table may just have given
 /// its other addresses (`nf_nat_setup_info`, `net/netfilter/nf_nat_core.c`).
 #[inline(always)]
-fn fill_after(frame: &mut Traversal) -> Result<(), Gap> {
-    frame.mark_after = Skb(frame.skb).mark()?;
+fn fill_after<F: Form>(frame: &mut Traversal, skb: u64) -> Result<(), Gap> {
+    frame.mark_after = Skb(skb).mark::<F>()?;
     if offset!(skb_nfct) == ABSENT
         || offset!(conntrack_status) == ABSENT
         || offset!(conntrack_tuplehash) == ABSENT
@@ -349,7 +376,7 @@ fn fill_after(frame: &mut Traversal) -> Result<(), Gap> {
     {
         return Ok(());
     }
-    let conntrack = read::<u64>(frame.skb, offset!(skb_nfct))? & !7;
+    let conntrack = F::read::<u64>(skb, offset!(skb_nfct))? & !7;
     frame.conntrack_after = conntrack;
     if conntrack == 0 {
         return Ok(());

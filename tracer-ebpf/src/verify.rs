@@ -11,11 +11,7 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 
-use crate::{
-    kernel::read,
-    maps::{FRAMES, RECORDS},
-    offset,
-};
+use crate::{frames, kernel::read, maps::RECORDS, offset};
 
 /// Set by the loader. Without it the verifier removes everything here from the programs.
 #[unsafe(no_mangle)]
@@ -108,11 +104,9 @@ pub(crate) fn forget(state: u64) {
     if site!(witnessing) == 0 {
         return;
     }
-    let Some(frame) = FRAMES.get_ptr(state) else {
+    let Some(frame) = frames::find(state) else {
         return;
     };
-    // SAFETY: the map returned a valid, aligned pointer, and the frame's own call is over.
-    let frame = unsafe { &*frame };
     if of(frame).is_some() {
         let _ = WITNESSES.remove(frame.skb);
     }

@@ -71,7 +71,7 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
             place if place.is_found() => (mark(GREEN, "✓"), place.to_string()),
             place => (mark(YELLOW, "!"), place.to_string()),
         };
-        writeln!(out, "{mark} {:<15} {:<22} {place}", probe.kind, probe.function)?;
+        writeln!(out, "{mark} {:<15} {:<22} {place}", probe.form(), probe.function)?;
     }
     match report.first_obstacle() {
         None => writeln!(out, "\n{BOLD}this node can be traced{BOLD:#}"),
@@ -128,6 +128,7 @@ mod tests {
             ],
             probes: probes::list(&[], None),
             resolved: None,
+            btf: None,
         };
         assert_eq!(
             text(&report),

@@ -33,7 +33,7 @@ use crate::{
     explain::{Explainer, Explanation},
     filter::{Selection, Wanted},
     kernel::{
-        attach::{Attached, Counts, Plan, Replacements},
+        attach::{Attached, Counts, Forms, Plan, Replacements},
         devices::DeviceNames,
         functions::Functions,
         machine::Machine,
@@ -153,9 +153,10 @@ fn plan(args: &TraceArgs, wanted: &Wanted, machine: &Machine) -> Result<Plan, Fa
     let families = report.traceable(wanted.families);
     let nftables = report.traces_nftables();
     let absent = report.absent();
-    let resolved = report.into_resolved()?;
+    let (resolved, btf) = report.into_resolved()?;
     let mut plan = Plan {
         offsets: resolved.offsets,
+        btf,
         filter: wanted.for_programs(),
         families,
         nftables,
@@ -732,8 +733,29 @@ impl Show {
         if let Some(results) = &self.results {
             text.push_str(&results.summary());
         }
+        text.push_str(&probes_summary(&attached.forms()));
         let _ = io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// How the kernel is looked at.
+fn probes_summary(forms: &Forms) -> String {
+    let Forms {
+        trampolines,
+        kprobes,
+        tracepoints,
+        refusal,
+        took,
+    } = forms;
+    let mut text = format!(
+        "probes: {trampolines} trampolines, {kprobes} kprobes, {tracepoints} tracepoints, attached in {} ms\n",
+        took.as_millis()
+    );
+    if let Some(refusal) = refusal {
+        let first = refusal.lines().next().unwrap_or_default();
+        text.push_str(&format!("tables are seen by kprobes, which cost more: {first}\n"));
+    }
+    text
 }
 
 /// Whether results go to standard output.

@@ -5,7 +5,7 @@
 //! with it, however it ends.
 
 use std::{
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd, RawFd},
     time::{Duration, Instant},
 };
 
@@ -13,21 +13,24 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
-        KProbe, ProgramError, RawTracePoint,
+        KProbe, ProgramError, ProgramFd, RawTracePoint,
         kprobe::KProbeLink,
         links::{FdLink, LinkError},
         raw_trace_point::RawTracePointLink,
     },
 };
 use nix::errno::Errno;
-use tracer_common::{Commit, Counter, Filter, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead};
+use tracer_common::{
+    Commit, Counter, FRAMES_MAX, Filter, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
+};
 
 use crate::{nftables::key::TraceKey, ruleset::source::reader_name};
 
 use super::{
-    link,
+    KernelBtf, link,
     preflight::Families,
     probes::{Kind, PROGRAMS, Program, Purpose},
+    trampoline::{self, Refusal, Trampoline, Trampolines, When},
     verify::Places,
 };
 
@@ -43,6 +46,8 @@ const OBJECT: Option<&[u8]> = None;
 pub struct Plan {
     /// The running kernel's layout.
     pub offsets: Offsets,
+    /// The running kernel's types, which trampolines take.
+    pub btf: KernelBtf,
     /// Which packets to follow and which of their traversals to record.
     pub filter: Filter,
     /// Which tables to trace, iptables' or ip6tables'.
@@ -91,6 +96,9 @@ pub enum AttachError {
     /// The kernel's trace calls could not be turned on.
     #[error("failed to turn on the trace calls of nf_tables in a network namespace of its own")]
     TraceKey(#[source] std::io::Error),
+    /// Traversals cannot be seen by trampolines. They are tried with kprobes then.
+    #[error("failed to attach to a function of the tables")]
+    Trampoline(#[from] Refusal),
     /// A program could not be attached.
     #[error("failed to attach {program} to {function}")]
     Attach {
@@ -104,6 +112,14 @@ pub enum AttachError {
 }
 
 impl AttachError {
+    fn at(program: &'static str, function: &str, source: ProgramError) -> Self {
+        Self::Attach {
+            program,
+            function: function.to_owned(),
+            source,
+        }
+    }
+
     /// What the kernel answered, where it forbade something rather than being unable to.
     #[must_use]
     pub fn refusal(&self) -> Option<Errno> {
@@ -162,6 +178,12 @@ impl Counts {
 pub struct Attached {
     /// Declared first, so dropped first.
     links: Vec<Link>,
+    trampolines: Option<Trampolines>,
+    /// Whether traversals are seen by trampolines.
+    slotted: bool,
+    owners: Array<MapData, OwnersBytes>,
+    refusal: Option<String>,
+    took: Duration,
     records: RingBuf<MapData>,
     replacements: Option<Replacements>,
     counters: PerCpuArray<MapData, u64>,
@@ -179,6 +201,7 @@ pub struct Attached {
 /// What only the end of the trace tells.
 struct Ended {
     exits_missed: u64,
+    forms: Forms,
     skipped: Option<Skipped>,
 }
 
@@ -203,16 +226,53 @@ pub enum ExtensionKind {
 /// A frame as the map holds it; only its presence matters here.
 type FrameBytes = [u8; size_of::<tracer_common::Traversal>()];
 
+/// The `nf_hook_state` of the traversal that each slot belongs to, zero for none.
+type OwnersBytes = [u8; 8 * FRAMES_MAX as usize];
+/// The section that has them.
+const OWNERS: &str = ".bss.owners";
+
 /// Keeps one program attached.
-enum Link {
-    Kprobe {
-        at_entry: bool,
-        purpose: Purpose,
-        link: KprobeLink,
-    },
+struct Link {
+    at_entry: bool,
+    purpose: Purpose,
+    held: Held,
+}
+
+/// What keeps it.
+enum Held {
+    Trampoline(Trampoline),
+    Kprobe(KprobeLink),
     RawTracepoint {
         _link: RawTracePointLink,
+        program: ProgramFd,
     },
+}
+
+impl Link {
+    /// How often the kernel did not run the program; `None` where it does not say.
+    fn missed(&self, skips_counted: bool) -> Option<u64> {
+        match &self.held {
+            Held::Trampoline(trampoline) => trampoline.missed().ok(),
+            Held::RawTracepoint { program, .. } => trampoline::missed(program.as_fd()).ok(),
+            Held::Kprobe(KprobeLink::Link { id, .. }) if skips_counted => link::missed(*id).ok(),
+            Held::Kprobe(_) => None,
+        }
+    }
+}
+
+/// How probes are attached, for the user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forms {
+    /// Programs on trampolines.
+    pub trampolines: usize,
+    /// Kprobes and kretprobes.
+    pub kprobes: usize,
+    /// Raw tracepoints.
+    pub tracepoints: usize,
+    /// Why traversals are not seen by trampolines.
+    pub refusal: Option<String>,
+    /// How long it took to load and attach what every trace has.
+    pub took: Duration,
 }
 
 /// A kprobe is a BPF link where the kernel has these (5.15 and later), else a perf event.
@@ -227,13 +287,35 @@ impl Attached {
     /// # Errors
     /// Whatever the kernel refused; nothing stays attached then.
     pub fn attach(plan: &Plan) -> Result<Self, AttachError> {
-        let mut attached = Self::load(plan)?;
-        attached.attach_programs(plan, |_| true)?;
+        Self::attach_some(plan, |_| true)
+    }
+
+    /// The same with the programs of the `wanted` purposes only. Traversals are seen by trampolines where the kernel
+    /// takes them, which is found out by trying, else by kprobes.
+    pub(super) fn attach_some(plan: &Plan, wanted: impl Fn(Purpose) -> bool) -> Result<Self, AttachError> {
+        let started = Instant::now();
+        let attempt = |slotted| {
+            let mut attached = Self::load_as(plan, slotted)?;
+            attached.attach_programs(plan, &wanted)?;
+            Ok(attached)
+        };
+        let mut attached = match attempt(true) {
+            Err(AttachError::Trampoline(refusal)) => Self {
+                refusal: Some(refusal.to_string()),
+                ..attempt(false)?
+            },
+            other => other?,
+        };
+        attached.took = started.elapsed();
         Ok(attached)
     }
 
     /// Creates the maps; the programs are loaded when they are attached.
     pub(super) fn load(plan: &Plan) -> Result<Self, AttachError> {
+        Self::load_as(plan, false)
+    }
+
+    fn load_as(plan: &Plan, slotted: bool) -> Result<Self, AttachError> {
         let object = OBJECT.ok_or(AttachError::NoObject)?;
         let sites = plan.witness.map_or(Sites::NONE, Places::sites);
         // SAFETY: all are plain old data without hidden padding (asserted in tracer-common).
@@ -243,6 +325,7 @@ impl Attached {
         let name = reader_name();
         let name = &name.as_bytes()[..name.len().min(THREAD_NAME_LEN - 1)];
         reader[..name.len()].copy_from_slice(name);
+        let in_slots = u32::from(slotted).to_ne_bytes();
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
@@ -250,13 +333,25 @@ impl Attached {
             .override_global("FILTER", filter, true)
             .override_global("SITES", sites, true)
             .override_global("READER", &reader[..], true)
+            .override_global("SLOTTED", &in_slots[..], true)
             .map_max_entries("RECORDS", plan.ring_bytes);
         if plan.witness.is_none() {
             loader.map_max_entries("WITNESSES", 1);
         }
+        // Legacy traversals have their frames in one of the two, those of nf_tables in `FRAMES`.
+        if !slotted {
+            loader.map_max_entries("SLOTS", 1);
+        } else if !plan.nftables {
+            loader.map_max_entries("FRAMES", 1);
+        }
         let mut ebpf = loader.load(object)?;
         Ok(Self {
             links: Vec::new(),
+            trampolines: Trampolines::new(object, &ebpf, plan.btf.clone()),
+            slotted,
+            owners: take_map(&mut ebpf, OWNERS)?,
+            refusal: None,
+            took: Duration::ZERO,
             records: take_map(&mut ebpf, "RECORDS")?,
             replacements: Some(Replacements(take_map(&mut ebpf, "REPLACEMENTS")?)),
             counters: take_map(&mut ebpf, "COUNTERS")?,
@@ -271,14 +366,10 @@ impl Attached {
     }
 
     /// Attaches the programs of the `wanted` purposes, witnesses of steps first.
-    pub(super) fn attach_programs(
-        &mut self,
-        plan: &Plan,
-        wanted: impl Fn(Purpose) -> bool,
-    ) -> Result<(), AttachError> {
+    fn attach_programs(&mut self, plan: &Plan, wanted: &impl Fn(Purpose) -> bool) -> Result<(), AttachError> {
         for site in plan.witness.into_iter().flat_map(Places::attachments) {
-            let link = self.attach_kprobe(site.program, site.function, site.offset, false, Purpose::Steps)?;
-            self.links.push(link);
+            let held = self.attach_kprobe(site.program, site.function, site.offset)?;
+            self.keep(Purpose::Steps, false, [held]);
         }
         if plan.nftables {
             // Before the probes: a traversal that they see begin must be reported from its first rule on.
@@ -294,8 +385,7 @@ impl Attached {
                     Purpose::Nftables | Purpose::NftablesRules => plan.nftables,
                 };
             if wanted && !plan.absent.contains(&program.function) {
-                let link = self.attach_one(program)?;
-                self.links.push(link);
+                self.attach_one(program)?;
             }
         }
         Ok(())
@@ -306,36 +396,93 @@ impl Attached {
         &mut self.ebpf
     }
 
-    fn attach_one(&mut self, program: Program) -> Result<Link, AttachError> {
+    /// How probes are attached.
+    #[must_use]
+    pub fn forms(&self) -> Forms {
+        if let Some(ended) = &self.ended {
+            return ended.forms.clone();
+        }
+        let count = |is: fn(&Held) -> bool| self.links.iter().filter(|link| is(&link.held)).count();
+        Forms {
+            trampolines: count(|held| matches!(held, Held::Trampoline(_))),
+            kprobes: count(|held| matches!(held, Held::Kprobe(_))),
+            tracepoints: count(|held| matches!(held, Held::RawTracepoint { .. })),
+            refusal: self.refusal.clone(),
+            took: self.took,
+        }
+    }
+
+    fn keep(&mut self, purpose: Purpose, at_entry: bool, held: impl IntoIterator<Item = Held>) {
+        let link = |held| Link {
+            at_entry,
+            purpose,
+            held,
+        };
+        self.links.extend(held.into_iter().map(link));
+    }
+
+    fn attach_one(&mut self, program: Program) -> Result<(), AttachError> {
         let Program {
             name,
             kind,
             function,
             purpose,
+            by_trampoline,
             ..
         } = program;
-        match kind {
-            Kind::Kprobe => self.attach_kprobe(name, function, 0, true, purpose),
-            Kind::Kretprobe => self.attach_kprobe(name, function, 0, false, purpose),
+        let when = match kind {
+            Kind::Entry => When::Entry,
+            Kind::Return => When::Return,
             Kind::RawTracepoint => {
-                let load = |source| AttachError::Load {
-                    program: name,
-                    source,
-                };
-                let attach = |source| AttachError::Attach {
-                    program: name,
-                    function: function.to_owned(),
-                    source,
-                };
-                let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
-                let program: &mut RawTracePoint = program.try_into().map_err(load)?;
-                program.load().map_err(load)?;
-                let id = program.attach(function).map_err(attach)?;
-                Ok(Link::RawTracepoint {
-                    _link: program.take_link(id).map_err(attach)?,
-                })
+                let held = self.attach_raw_tracepoint(name, function)?;
+                self.keep(purpose, false, [held]);
+                return Ok(());
             }
+        };
+        let is_entry = when == When::Entry;
+        let trampoline = if by_trampoline {
+            self.attach_trampoline(name, when, function)
+        } else {
+            Err(Refusal::NoProgram(name.to_owned()))
+        };
+        match (trampoline, purpose) {
+            (Ok(held), Purpose::Tables(_)) if !self.slotted => drop(held),
+            (Ok(held), _) => {
+                self.keep(purpose, is_entry, held);
+                return Ok(());
+            }
+            // Both ends must be of one form, so all start again.
+            (Err(refusal), Purpose::Tables(_)) if self.slotted => return Err(refusal.into()),
+            (Err(_), _) => {}
         }
+        let held = self.attach_kprobe(name, function, 0)?;
+        self.keep(purpose, is_entry, [held]);
+        Ok(())
+    }
+
+    /// Attaches the trampoline form of a program: the one that has `_t` at the end of its name.
+    fn attach_trampoline(&mut self, name: &str, when: When, function: &str) -> Result<Vec<Held>, Refusal> {
+        let no_program = || Refusal::NoProgram(name.to_owned());
+        let trampolines = self.trampolines.as_mut().ok_or_else(no_program)?;
+        let attached = trampolines.attach(&format!("{name}_t"), when, function)?;
+        Ok(attached.into_iter().map(Held::Trampoline).collect())
+    }
+
+    fn attach_raw_tracepoint(&mut self, name: &'static str, tracepoint: &str) -> Result<Held, AttachError> {
+        let load = |source| AttachError::Load {
+            program: name,
+            source,
+        };
+        let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
+        let program: &mut RawTracePoint = program.try_into().map_err(load)?;
+        program.load().map_err(load)?;
+        let fd = program.fd().map_err(load)?.try_clone();
+        let id = program.attach(tracepoint);
+        let link = id.and_then(|id| program.take_link(id));
+        Ok(Held::RawTracepoint {
+            _link: link.map_err(|source| AttachError::at(name, tracepoint, source))?,
+            program: fd.map_err(|error| load(error.into()))?,
+        })
     }
 
     /// Attaches a program to the entry or return of a function, or `offset` bytes into it; one program may have many.
@@ -344,16 +491,9 @@ impl Attached {
         name: &'static str,
         function: &str,
         offset: u64,
-        at_entry: bool,
-        purpose: Purpose,
-    ) -> Result<Link, AttachError> {
+    ) -> Result<Held, AttachError> {
         let load = |source| AttachError::Load {
             program: name,
-            source,
-        };
-        let attach = |source| AttachError::Attach {
-            program: name,
-            function: function.to_owned(),
             source,
         };
         let program = self.ebpf.program_mut(name).ok_or(AttachError::NoObject)?;
@@ -361,13 +501,10 @@ impl Attached {
         if program.fd().is_err() {
             program.load().map_err(load)?;
         }
-        let id = program.attach(function, offset).map_err(attach)?;
-        let link = KprobeLink::new(program.take_link(id).map_err(attach)?)?;
-        Ok(Link::Kprobe {
-            at_entry,
-            purpose,
-            link,
-        })
+        let id = program.attach(function, offset);
+        let link = id.and_then(|id| program.take_link(id));
+        let link = link.map_err(|source| AttachError::at(name, function, source))?;
+        Ok(Held::Kprobe(KprobeLink::new(link)?))
     }
 
     /// Observes a match or target function from now on: what it answers goes into the records of the traversals
@@ -381,10 +518,16 @@ impl Attached {
             ExtensionKind::Target { headers: false } => "target_leave",
             ExtensionKind::Target { headers: true } => "target_leave_changed",
         };
+        // At the return a trampoline has the arguments still, so it takes no entry.
+        if let Ok(held) = self.attach_trampoline(leave, When::Return, function) {
+            self.keep(Purpose::Extensions, false, held);
+            return Ok(());
+        }
         // The return first, so that no call is noted whose return is not seen.
-        let leave = self.attach_kprobe(leave, function, 0, false, Purpose::Extensions)?;
-        let enter = self.attach_kprobe("extension_enter", function, 0, true, Purpose::Extensions)?;
-        self.links.extend([leave, enter]);
+        let held = self.attach_kprobe(leave, function, 0)?;
+        self.keep(Purpose::Extensions, false, [held]);
+        let held = self.attach_kprobe("extension_enter", function, 0)?;
+        self.keep(Purpose::Extensions, true, [held]);
         Ok(())
     }
 
@@ -461,25 +604,17 @@ impl Attached {
         Ok(counts)
     }
 
-    /// Runs that the kernel skipped, over all kprobes.
+    /// Runs that the kernel skipped, over all probes.
     fn skipped(&self) -> Option<Skipped> {
-        if !self.skips_counted {
-            return None;
-        }
         let mut skipped = Skipped::default();
         for link in &self.links {
-            if let Link::Kprobe { purpose, link, .. } = link {
-                let KprobeLink::Link { id, .. } = link else {
-                    return None;
-                };
-                let missed = link::missed(*id).ok()?;
-                match purpose {
-                    Purpose::Tables(_) | Purpose::Nftables => skipped.tables += missed,
-                    Purpose::Life => skipped.life += missed,
-                    Purpose::Rules | Purpose::NftablesRules => skipped.rules += missed,
-                    Purpose::Extensions => skipped.extensions += missed,
-                    Purpose::Steps => skipped.steps += missed,
-                }
+            let missed = link.missed(self.skips_counted)?;
+            match link.purpose {
+                Purpose::Tables(_) | Purpose::Nftables => skipped.tables += missed,
+                Purpose::Life => skipped.life += missed,
+                Purpose::Rules | Purpose::NftablesRules => skipped.rules += missed,
+                Purpose::Extensions => skipped.extensions += missed,
+                Purpose::Steps => skipped.steps += missed,
             }
         }
         Some(skipped)
@@ -494,20 +629,30 @@ impl Attached {
         if self.ended.is_some() {
             return;
         }
-        let skipped = self.skipped();
-        self.links
-            .retain(|link| !matches!(link, Link::Kprobe { at_entry: true, .. }));
+        let (skipped, forms) = (self.skipped(), self.forms());
+        self.links.retain(|link| !link.at_entry);
         let deadline = Instant::now() + UNDER_WAY_MAX;
-        while self.frames.keys().next().is_some() && Instant::now() < deadline {
+        while self.under_way() > 0 && Instant::now() < deadline {
             std::thread::yield_now();
         }
-        let exits_missed = self.frames.keys().count() as u64;
+        let exits_missed = self.under_way();
         self.links.clear();
         self.trace_key = None;
         self.ended = Some(Ended {
             exits_missed,
+            forms,
             skipped,
         });
+    }
+}
+
+impl Attached {
+    /// Traversals that have a frame.
+    fn under_way(&self) -> u64 {
+        let in_slots = self.owners.get(&0, 0).map_or(0, |owners| {
+            owners.chunks_exact(8).filter(|owner| **owner != [0; 8]).count()
+        });
+        (in_slots + self.frames.keys().count()) as u64
     }
 }
 

@@ -385,6 +385,20 @@ impl Btf {
         answer.ok_or_else(|| LookupError::NoFunction(name.into()))
     }
 
+    /// The id of the function `name` among these types; those of the base are not looked at. `None` also where several
+    /// have the name, for then it does not say which is meant.
+    #[must_use]
+    pub fn function(&self, name: &str) -> Option<u32> {
+        let mut found = self.named(name).filter(|id| {
+            let record = self.record(*id);
+            *id >= self.first_id && record.is_some_and(|record| record.kind == kind::FUNC)
+        });
+        match (found.next(), found.next()) {
+            (id, None) => id,
+            (_, Some(_)) => None,
+        }
+    }
+
     /// Whether there is a typedef of this name. The kernel has `btf_trace_<name>` for each raw
     /// tracepoint (`check_attach_btf_id` in `kernel/bpf/verifier.c`).
     #[must_use]

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod btf;
+pub mod described;
 pub mod devices;
 pub mod functions;
 mod link;
@@ -15,6 +16,8 @@ pub mod probes;
 pub mod question;
 pub mod rules;
 pub mod symbols;
+mod syscall;
+pub mod trampoline;
 pub mod verify;
 
 use std::io;
@@ -51,7 +54,7 @@ pub enum LoadError {
 }
 
 /// The types of the running kernel: those of vmlinux at hand, those of modules on demand.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KernelBtf {
     vmlinux: Arc<Btf>,
     directory: PathBuf,
@@ -82,6 +85,16 @@ impl KernelBtf {
     #[must_use]
     pub fn vmlinux(&self) -> &Arc<Btf> {
         &self.vmlinux
+    }
+
+    /// The names of the modules whose types the kernel shows.
+    #[must_use]
+    pub fn module_names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| name != "vmlinux")
+            .collect()
     }
 
     /// The types of a loaded module on top of those of vmlinux; `None` if the kernel shows none: the module

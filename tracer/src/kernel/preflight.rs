@@ -77,6 +77,8 @@ pub struct Report {
     pub probes: Vec<Probe>,
     /// Where the kernel keeps things, if nothing stands in the way.
     pub resolved: Option<Resolved>,
+    /// The kernel's types, if it shows any.
+    pub btf: Option<KernelBtf>,
 }
 
 impl Report {
@@ -128,7 +130,7 @@ impl Report {
     /// # Errors
     ///
     /// What stands in the way of tracing, the most fundamental thing first.
-    pub fn into_resolved(self) -> Result<Resolved, Obstacle> {
+    pub fn into_resolved(self) -> Result<(Resolved, KernelBtf), Obstacle> {
         let obstacle = self
             .findings
             .into_iter()
@@ -136,7 +138,7 @@ impl Report {
                 Outcome::Fail(obstacle) => Some(obstacle),
                 Outcome::Ok | Outcome::Warn { .. } => None,
             });
-        match (obstacle, self.resolved) {
+        match (obstacle, self.resolved.zip(self.btf)) {
             (None, Some(resolved)) => Ok(resolved),
             (Some(obstacle), _) => Err(obstacle),
             // Without an obstacle the structures were resolved; see `check`.
@@ -183,10 +185,7 @@ pub fn check(machine: &Machine, families: Families) -> Report {
 
     let btf = load_btf(machine.root());
     let symbols = machine.symbols(probes::FUNCTIONS);
-    let probes = probes::list(
-        symbols.as_deref().unwrap_or_default(),
-        btf.as_ref().ok().map(|btf| &**btf.vmlinux()),
-    );
+    let probes = probes::list(symbols.as_deref().unwrap_or_default(), btf.as_ref().ok());
     let modules = machine.modules();
     let nf_tables = has_module(machine, &modules, "nf_tables");
     let has = |function: &str| {
@@ -206,6 +205,7 @@ pub fn check(machine: &Machine, families: Families) -> Report {
     }
     let any_table = !is_fail(&tables);
     let mut resolved = None;
+    let mut types = None;
     match btf {
         Err(error) => add("BTF", ("none".into(), Outcome::Fail(Obstacle::NoBtf(error)))),
         Ok(btf) => {
@@ -218,6 +218,7 @@ pub fn check(machine: &Machine, families: Families) -> Report {
                 add("kernel structures", finding);
                 resolved = found;
             }
+            types = Some(btf);
         }
     }
     add("legacy iptables", tables);
@@ -262,6 +263,7 @@ pub fn check(machine: &Machine, families: Families) -> Report {
         findings,
         probes,
         resolved,
+        btf: types,
     }
 }
 

@@ -2,29 +2,24 @@
 
 use std::fmt;
 
+use super::KernelBtf;
 use super::btf::Btf;
 use super::symbols::Symbol;
 use crate::traversal::Family;
 
 /// What kind of probe it is.
+///
+/// A program on a function has two forms in the eBPF object: the kprobe (or kretprobe), under its own name, and the
+/// trampoline (fentry or fexit), under that name with `_t` at the end. Which one the kernel takes is found out by
+/// trying, see [`super::attach`]. A program that has no trampoline form is declared with `.by_kprobe()`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Runs when a function is entered.
-    Kprobe,
+    Entry,
     /// Runs when a function returns.
-    Kretprobe,
+    Return,
     /// Runs at a tracepoint.
     RawTracepoint,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Kprobe => "kprobe",
-            Self::Kretprobe => "kretprobe",
-            Self::RawTracepoint => "raw tracepoint",
-        })
-    }
 }
 
 /// Whether the kernel has the place of a probe.
@@ -72,6 +67,22 @@ pub struct Probe {
     pub optional: bool,
     /// Where the kernel has it.
     pub place: Place,
+    /// Whether the kernel's types describe the function and the program has the form, so that it goes on a trampoline.
+    pub described: bool,
+}
+
+impl Probe {
+    /// What the probe is called in the form that this kernel is expected to take.
+    #[must_use]
+    pub fn form(&self) -> &'static str {
+        match (self.kind, self.described) {
+            (Kind::RawTracepoint, _) => "raw tracepoint",
+            (Kind::Entry, true) => "fentry",
+            (Kind::Return, true) => "fexit",
+            (Kind::Entry, false) => "kprobe",
+            (Kind::Return, false) => "kretprobe",
+        }
+    }
 }
 
 /// Runs the rules of an IPv4 table: `net/ipv4/netfilter/ip_tables.c`.
@@ -136,6 +147,8 @@ pub struct Program {
     pub purpose: Purpose,
     /// Whether a kernel may lack the function.
     pub optional: bool,
+    /// Whether the object has it in the form of a trampoline too.
+    pub by_trampoline: bool,
 }
 
 /// What a probe is for.
@@ -160,29 +173,29 @@ pub enum Purpose {
 /// Every program with a probe of its own, in the order in which they are attached: the ends of packets' lives and
 /// of rules first, and returns before entries, so that no traversal is half seen.
 pub const PROGRAMS: [Program; 19] = {
-    use Kind::{Kprobe, Kretprobe, RawTracepoint};
+    use Kind::{Entry, RawTracepoint, Return};
     use Purpose::{Life, Nftables, NftablesRules, Rules, Tables};
 
     [
         Program::new("skb_dropped", RawTracepoint, "kfree_skb", Life),
         Program::new("skb_consumed", RawTracepoint, "consume_skb", Life),
-        Program::new("skb_freed", Kprobe, KFREE_SKBMEM, Life),
-        Program::new("skb_freed", Kprobe, KFREE_SKB_PARTIAL, Life).optional(),
-        Program::new("skb_freed", Kprobe, SKB_ATTEMPT_DEFER_FREE, Life).optional(),
-        Program::new("rules_freed", Kprobe, XT_FREE_TABLE_INFO, Rules),
-        Program::new("rules_made", Kretprobe, XT_ALLOC_TABLE_INFO, Rules),
-        Program::new("rules_used", Kprobe, XT_REPLACE_TABLE, Rules).optional(),
-        Program::new("rules_looked_up", Kretprobe, XT_FIND_TABLE_LOCK, Rules),
-        Program::new("rules_asked", Kprobe, XT_FIND_TABLE_LOCK, Rules),
-        Program::new("ipt_leave", Kretprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),
-        Program::new("ipt_enter", Kprobe, IPT_DO_TABLE, Tables(Family::Ipv4)),
-        Program::new("ip6t_leave", Kretprobe, IP6T_DO_TABLE, Tables(Family::Ipv6)),
-        Program::new("ip6t_enter", Kprobe, IP6T_DO_TABLE, Tables(Family::Ipv6)),
-        Program::new("nft_commit_leave", Kretprobe, NF_TABLES_COMMIT, NftablesRules),
-        Program::new("nft_commit_enter", Kprobe, NF_TABLES_COMMIT, NftablesRules),
-        Program::new("nft_trace", Kprobe, NFT_TRACE_PACKET, Nftables),
-        Program::new("nft_leave", Kretprobe, NFT_DO_CHAIN, Nftables),
-        Program::new("nft_enter", Kprobe, NFT_DO_CHAIN, Nftables),
+        Program::new("skb_freed", Entry, KFREE_SKBMEM, Life),
+        Program::new("skb_freed", Entry, KFREE_SKB_PARTIAL, Life).optional(),
+        Program::new("skb_freed", Entry, SKB_ATTEMPT_DEFER_FREE, Life).optional(),
+        Program::new("rules_freed", Entry, XT_FREE_TABLE_INFO, Rules),
+        Program::new("rules_made", Return, XT_ALLOC_TABLE_INFO, Rules),
+        Program::new("rules_used", Entry, XT_REPLACE_TABLE, Rules).optional(),
+        Program::new("rules_looked_up", Return, XT_FIND_TABLE_LOCK, Rules),
+        Program::new("rules_asked", Entry, XT_FIND_TABLE_LOCK, Rules),
+        Program::new("ipt_leave", Return, IPT_DO_TABLE, Tables(Family::Ipv4)),
+        Program::new("ipt_enter", Entry, IPT_DO_TABLE, Tables(Family::Ipv4)),
+        Program::new("ip6t_leave", Return, IP6T_DO_TABLE, Tables(Family::Ipv6)),
+        Program::new("ip6t_enter", Entry, IP6T_DO_TABLE, Tables(Family::Ipv6)),
+        Program::new("nft_commit_leave", Return, NF_TABLES_COMMIT, NftablesRules).by_kprobe(),
+        Program::new("nft_commit_enter", Entry, NF_TABLES_COMMIT, NftablesRules).by_kprobe(),
+        Program::new("nft_trace", Entry, NFT_TRACE_PACKET, Nftables).by_kprobe(),
+        Program::new("nft_leave", Return, NFT_DO_CHAIN, Nftables).by_kprobe(),
+        Program::new("nft_enter", Entry, NFT_DO_CHAIN, Nftables).by_kprobe(),
     ]
 };
 
@@ -194,6 +207,14 @@ impl Program {
             function,
             purpose,
             optional: false,
+            by_trampoline: true,
+        }
+    }
+
+    const fn by_kprobe(self) -> Self {
+        Self {
+            by_trampoline: false,
+            ..self
         }
     }
 
@@ -205,20 +226,34 @@ impl Program {
     }
 }
 
-/// Every probe with its place, from the kernel's functions and the types of vmlinux.
+/// Every probe with its place, from the kernel's functions and its types.
 #[must_use]
-pub fn list(symbols: &[Symbol], vmlinux: Option<&Btf>) -> Vec<Probe> {
+pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>) -> Vec<Probe> {
+    let vmlinux = btf.map(|btf| &**btf.vmlinux());
+    let describes = |place: &Place, function| match (place, btf) {
+        (Place::Vmlinux, Some(btf)) => btf.vmlinux().function(function).is_some(),
+        (Place::Module(name), Some(btf)) => {
+            matches!(btf.module(name), Ok(Some(types)) if types.function(function).is_some())
+        }
+        _ => false,
+    };
     PROGRAMS
         .iter()
-        .map(|program| Probe {
-            kind: program.kind,
-            function: program.function,
-            purpose: program.purpose,
-            optional: program.optional,
-            place: match program.kind {
-                Kind::Kprobe | Kind::Kretprobe => place(symbols, program.function),
+        .map(|program| {
+            let place = match program.kind {
+                Kind::Entry | Kind::Return => place(symbols, program.function),
                 Kind::RawTracepoint => tracepoint(vmlinux, program.function),
-            },
+            };
+            Probe {
+                kind: program.kind,
+                function: program.function,
+                purpose: program.purpose,
+                optional: program.optional,
+                described: program.kind != Kind::RawTracepoint
+                    && program.by_trampoline
+                    && describes(&place, program.function),
+                place,
+            }
         })
         .collect()
 }

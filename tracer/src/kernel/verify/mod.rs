@@ -199,6 +199,7 @@ fn plan_of_trial(plan: &Plan, family: Family, place: Place) -> Plan {
         },
         nftables: false,
         witness: Some(places),
+        btf: plan.btf.clone(),
         absent: plan.absent.clone(),
         offsets: plan.offsets,
         filter: plan.filter,

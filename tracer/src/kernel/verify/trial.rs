@@ -149,8 +149,7 @@ fn in_own_namespace(plan: &Plan, family: Family, name: &str) -> Result<(), Trial
         },
         ..plan.clone()
     };
-    let mut attached = Attached::load(&plan)?;
-    attached.attach_programs(&plan, |purpose| matches!(purpose, Purpose::Tables(_)))?;
+    let mut attached = Attached::attach_some(&plan, |purpose| matches!(purpose, Purpose::Tables(_)))?;
     send(family).map_err(failed("failed to send a packet over its loopback device"))?;
     look(&mut attached, &table).map_err(|error| match error {
         Seen::Failed(error) => error,

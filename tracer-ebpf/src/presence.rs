@@ -1,0 +1,57 @@
+//! Tells at the cost of a few instructions that something is not in a map, which is what most packets are.
+
+use core::{cell::UnsafeCell, ptr::read_volatile};
+
+/// Counts of what hashes to the same place.
+#[repr(transparent)]
+pub(crate) struct Presence(UnsafeCell<[u32; PLACES as usize]>);
+
+const PLACES: u64 = 4096;
+
+// SAFETY: the programs read whole words, and add to them atomically.
+unsafe impl Sync for Presence {}
+
+impl Presence {
+    pub(crate) const NONE: Self = Self(UnsafeCell::new([0; PLACES as usize]));
+
+    #[inline(always)]
+    fn place(&self, key: u64) -> *mut u32 {
+        // SAFETY: within the array.
+        unsafe { self.0.get().cast::<u32>().add((key & (PLACES - 1)) as usize) }
+    }
+
+    /// Whether it can be there. `key` differs between things in its low bits.
+    #[inline(always)]
+    pub(crate) fn may_have(&self, key: u64) -> bool {
+        // SAFETY: within the array; whole words.
+        unsafe { read_volatile(self.place(key)) != 0 }
+    }
+
+    /// It is there now.
+    #[inline(always)]
+    pub(crate) fn add(&self, key: u64) {
+        add(self.place(key), 1);
+    }
+
+    /// It is there no more.
+    #[inline(always)]
+    pub(crate) fn remove(&self, key: u64) {
+        add(self.place(key), u32::MAX);
+    }
+}
+
+#[inline(always)]
+fn add(place: *mut u32, what: u32) {
+    // SAFETY: the instruction (`BPF_ATOMIC | BPF_ADD`, every kernel has it) touches this word alone.
+    #[cfg(target_arch = "bpf")]
+    unsafe {
+        core::arch::asm!(
+            "lock *(u32 *)({place} + 0) += {what}",
+            place = in(reg) place,
+            what = in(reg) u64::from(what),
+        );
+    }
+    // Host builds only check the types.
+    #[cfg(not(target_arch = "bpf"))]
+    let _ = (place, what);
+}
