@@ -28,11 +28,15 @@ pub enum Counter {
     ConnectionsFollowed,
     /// Headers after a target that changed them which found the ring buffer full: the path is partial.
     HeadersFull,
+    /// Packets that were left out to keep a limit ([`crate::Guard`]).
+    PacketsShed,
+    /// Traversals of those packets that would have been recorded.
+    TraversalsShed,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 11;
+    pub const COUNT: u32 = 13;
 
     /// Every counter, in index order.
     pub const ALL: [Self; Self::COUNT as usize] = [
@@ -47,5 +51,7 @@ impl Counter {
         Self::EndRingFull,
         Self::ConnectionsFollowed,
         Self::HeadersFull,
+        Self::PacketsShed,
+        Self::TraversalsShed,
     ];
 }

@@ -14,6 +14,7 @@
 //! | [`Replacement`] | programs | loader | a ring buffer of its own, which the loader looks at first |
 //! | [`TableRead`] | programs | loader | array: which rules its reader got |
 //! | [`Commit`] | programs | loader | map: the last commit of nf_tables in each network namespace |
+//! | [`Guard`] | loader | programs | array |
 //! | [`Counter`] | programs | loader | per-CPU array |
 //!
 //! Everything is plain old data in host byte order with explicit padding; sizes are asserted at
@@ -23,12 +24,14 @@
 
 mod counter;
 mod filter;
+mod guard;
 mod offsets;
 mod record;
 mod witness;
 
 pub use counter::Counter;
 pub use filter::{Filter, HOOKS_ALL, Prefix, TABLES_MAX, criteria, protocols};
+pub use guard::Guard;
 pub use offsets::{ABSENT, Offsets};
 pub use record::{
     ASKING_MAX, BACKEND_LEGACY, BACKEND_NFTABLES, CHAIN_NAME_LEN, CONNECTIONS_MAX, Commit, End, FRAMES_MAX,

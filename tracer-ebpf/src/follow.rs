@@ -13,7 +13,8 @@ use tracer_common::{
 
 use crate::{
     asked,
-    maps::{FOLLOWED, RECORDS, count},
+    emit::emit,
+    maps::{FOLLOWED, count},
     presence::Presence,
     traversal::TableName,
 };
@@ -56,6 +57,8 @@ pub(crate) struct Life {
     pub(crate) rank: u8,
     /// How many of its traversals were to be recorded so far.
     pub(crate) passes: u16,
+    /// Not zero where [`crate::guard`] did not admit the packet: none of its traversals is recorded.
+    pub(crate) shed: u64,
 }
 
 /// Rank of a table at its hook: the order in which the kernel's hook priorities run them
@@ -88,6 +91,7 @@ pub(crate) fn known(skb: u64, now: &Life) -> Option<Life> {
     let now = Life {
         born_ns: before.born_ns,
         passes: before.passes.wrapping_add(now.passes),
+        shed: before.shed,
         ..*now
     };
     // SAFETY: as above; nobody else writes to the life of a packet that this CPU is working on.
@@ -131,6 +135,15 @@ pub(crate) fn begin(skb: u64, life: &Life) -> bool {
     false
 }
 
+/// Starts to leave a packet out, to its end: a packet is followed whole or not at all.
+#[inline(always)]
+pub(crate) fn shed(skb: u64, life: Life) -> Life {
+    count(Counter::PacketsShed);
+    let life = Life { shed: 1, ..life };
+    begin(skb, &life);
+    life
+}
+
 /// The `sk_buff` is free: whatever comes at this address next is another packet.
 #[inline(always)]
 pub(crate) fn end(skb: u64, how: u32, location: u64) {
@@ -142,7 +155,7 @@ pub(crate) fn end(skb: u64, how: u32, location: u64) {
     };
     // SAFETY: the map returned a valid, aligned pointer; the entry is preallocated and stays mapped.
     let life = unsafe { *life };
-    if !forget(skb) || asked!(ends) == 0 {
+    if !forget(skb) || life.shed != 0 || asked!(ends) == 0 {
         return;
     }
     let end = End {
@@ -155,7 +168,7 @@ pub(crate) fn end(skb: u64, how: u32, location: u64) {
         how,
         passes: u32::from(life.passes),
     };
-    if RECORDS.output::<[u8]>(end.bytes(), 0).is_err() {
+    if !emit(end.bytes()) {
         count(Counter::EndRingFull);
     }
 }

@@ -7,6 +7,8 @@
 //! | `traversal.rs` | `ipt_do_table` and `ip6t_do_table`: entry, return, and the frame between them |
 //! | `nft.rs` | the same for nf_tables: `nft_do_chain`, the steps in between, and commits |
 //! | `extension.rs` | match and target functions: what they answered during a traversal |
+//! | `guard.rs` | how many packets may be followed |
+//! | `emit.rs` | sends every record |
 //! | `rules.rs` | which rules a table had |
 //! | `form.rs` | what differs between trampoline and kprobe |
 //! | `frames.rs` | the records of traversals under way |
@@ -34,11 +36,13 @@
 
 mod call;
 mod connection;
+mod emit;
 mod extension;
 mod filter;
 mod follow;
 mod form;
 mod frames;
+mod guard;
 mod ip;
 mod kernel;
 mod maps;

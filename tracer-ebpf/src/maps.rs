@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    ASKING_MAX, CONNECTIONS_MAX, Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Offsets, PACKETS_MAX,
-    REPLACEMENTS_BYTES, THREAD_NAME_LEN, TableRead, Traversal,
+    ASKING_MAX, CONNECTIONS_MAX, Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Guard, Offsets,
+    PACKETS_MAX, REPLACEMENTS_BYTES, THREAD_NAME_LEN, TableRead, Traversal,
 };
 
 use crate::{
@@ -31,6 +31,18 @@ pub(crate) static READER: [u8; THREAD_NAME_LEN] = [0xff; THREAD_NAME_LEN];
 /// Not zero where traversals are seen by trampolines, which keep their frames in [`SLOTS`]. Set by the loader.
 #[unsafe(no_mangle)]
 pub(crate) static SLOTTED: u32 = 0;
+
+/// Bytes in the buffer at which the loader is woken. Set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static WAKE_AT: u32 = 0;
+
+/// Not zero where [`GUARD`] decides. Set by the loader.
+#[unsafe(no_mangle)]
+pub(crate) static GUARDED: u32 = 0;
+
+/// How many packets may be followed. The loader changes it while it runs.
+#[map]
+pub(crate) static GUARD: Array<Guard> = Array::with_max_entries(1, 0);
 
 /// Reads a field of [`OFFSETS`].
 #[macro_export]

@@ -7,12 +7,14 @@ use tracer_common::{
 
 use crate::{
     call::{self, Call, Invocation},
-    connection, filter, follow,
+    connection,
+    emit::emit,
+    filter, follow,
     follow::Life,
     form::{Form, Kprobe, Trampoline},
-    frames, ip,
+    frames, guard, ip,
     kernel::{Gap, Skb, copy, copy_headers, read},
-    maps::{RECORDS, count},
+    maps::count,
     offset, rules, verify,
 };
 
@@ -105,6 +107,7 @@ pub(crate) fn begin<F: Form>(
         hook,
         rank,
         passes: u16::from(in_scope),
+        shed: 0,
     };
     let may_know = follow::may_know(skb);
     let known = if may_know { follow::known(skb, &life) } else { None };
@@ -116,9 +119,16 @@ pub(crate) fn begin<F: Form>(
         {
             return Ok(None);
         }
+        None if !guard::admits(entered_ns) => (follow::shed(skb, life), 0),
         None if follow::begin(skb, &life) => (life, flags::FIRST),
         None => (life, flags::FIRST | flags::NOT_FOLLOWED),
     };
+    if life.shed != 0 {
+        if in_scope {
+            count(Counter::TraversalsShed);
+        }
+        return Ok(None);
+    }
     if !in_scope {
         connection::follow_unrecorded(Skb(arguments.skb), netns)?;
         return Ok(None);
@@ -358,9 +368,10 @@ fn complete<F: Form>(frame: &mut Traversal, skb: u64, verdict: u32) {
 /// Sends a record.
 #[inline(always)]
 pub(crate) fn send(frame: &Traversal) {
-    count(match RECORDS.output::<[u8]>(frame.bytes(), 0) {
-        Ok(()) => Counter::Delivered,
-        Err(_) => Counter::RingFull,
+    count(if emit(frame.bytes()) {
+        Counter::Delivered
+    } else {
+        Counter::RingFull
     });
 }
 

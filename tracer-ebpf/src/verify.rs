@@ -11,7 +11,7 @@ use aya_ebpf::{
     maps::{Array, HashMap},
 };
 
-use crate::{frames, kernel::read, maps::RECORDS, offset};
+use crate::{emit::emit, frames, kernel::read, offset};
 
 /// Set by the loader. Without it the verifier removes everything here from the programs.
 #[unsafe(no_mangle)]
@@ -93,7 +93,7 @@ pub(crate) fn end(frame: &Traversal) {
     }
     if let Some(witness) = of(frame) {
         // Where there is no room the loader misses it, and says so.
-        let _ = RECORDS.output::<[u8]>(witness.bytes(), 0);
+        emit(witness.bytes());
         let _ = WITNESSES.remove(frame.skb);
     }
 }

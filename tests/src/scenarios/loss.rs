@@ -1,21 +1,26 @@
 //! What is lost is counted, to the last traversal.
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use super::trial;
 use crate::command::run;
 use crate::neighbours::Family;
-use crate::tracer::{Summary, THIS_NETNS, Tracer};
+use crate::tracer::{ProbesSkipped, Report, Summary, THIS_NETNS, Tracer};
 use crate::traffic::{Place, send};
 use crate::wait;
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("loss::shown_and_lost_are_all", shown_and_lost_are_all),
+        trial("loss::flood", flood),
+        trial("loss::flood_within_limits", flood_within_limits),
+        trial("loss::max_cpu_holds", max_cpu_holds),
         trial("loss::state_on_request", state_on_request),
         trial("loss::count_ends_a_trace", count_ends_a_trace),
         trial("loss::duration_ends_a_trace", duration_ends_a_trace),
@@ -106,6 +111,116 @@ fn shown_and_lost_are_all() -> Result<()> {
             "#{number} passed {steps:?}"
         );
     }
+    Ok(())
+}
+
+/// How long a flood lasts.
+const FLOOD: Duration = Duration::from_secs(10);
+/// How long anything else may take meanwhile.
+const RESPONSE_MAX: Duration = Duration::from_secs(5);
+
+/// Sends as fast as all processors can, and makes sure that the machine still does other things. Nobody reads: what
+/// does not fit into the socket is dropped behind the last table.
+fn send_flood() -> Result<()> {
+    let loopback = Family::V4.loopback();
+    let _receiver = Place::Here.udp(loopback, PORT)?;
+    let end = Instant::now() + FLOOD;
+    thread::scope(|scope| {
+        let senders = [(); 2].map(|()| {
+            scope.spawn(|| -> Result<()> {
+                let sender = Place::Here.udp(loopback, 0)?;
+                while Instant::now() < end {
+                    send(&sender, (loopback, PORT).into(), 10)?;
+                }
+                Ok(())
+            })
+        });
+        while Instant::now() < end {
+            let start = Instant::now();
+            run("busybox true")?;
+            ensure!(
+                start.elapsed() < RESPONSE_MAX,
+                "the machine answers after {:?} only",
+                start.elapsed()
+            );
+        }
+        senders.into_iter().try_for_each(|sender| {
+            sender
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
+/// Makes sure that what was shown and what was lost is what the rules counted; returns both.
+fn account(report: &Report, all: u64) -> Result<(u64, u64)> {
+    let sum = report.summary()?;
+    let lost: u64 = sum
+        .losses
+        .iter()
+        .filter(|(_, what)| what.contains("traversals not shown"))
+        .map(|(count, _)| count)
+        .sum();
+    if let Some((count, _)) = sum
+        .losses
+        .iter()
+        .find(|(_, what)| what.contains("traversals not seen"))
+    {
+        bail!(ProbesSkipped(*count));
+    }
+    ensure!(
+        sum.shown + lost == all,
+        "the rules counted {all}, tracer says: {}",
+        report.said
+    );
+    Ok((sum.shown, lost))
+}
+
+/// Far more than user space can take, and a small buffer.
+fn flood() -> Result<()> {
+    Family::V4.restore(RULES)?;
+    let tracer = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --ring-kib 64"))?;
+    send_flood()?;
+    let report = tracer.stop()?;
+    let (shown, lost) = account(&report, counted()?)?;
+    ensure!(shown > 0 && lost > 0, "no flood: {}", report.said);
+    Ok(())
+}
+
+/// The same with a limit: packets are left out whole.
+fn flood_within_limits() -> Result<()> {
+    const RATE: u64 = 50;
+
+    Family::V4.restore(RULES)?;
+    let tracer = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --max-rate {RATE}/s"))?;
+    send_flood()?;
+    let report = tracer.stop()?;
+    let (shown, lost) = account(&report, counted()?)?;
+    ensure!(shown > 0 && lost > shown, "no flood: {}", report.said);
+    // The limit is for the load: processors may admit a packet each.
+    let packets_max = 2 * RATE * (FLOOD.as_secs() + 2);
+    ensure!(
+        shown <= packets_max * TRAVERSALS,
+        "{shown} traversals were shown at {RATE} packets a second"
+    );
+    let mut lines: BTreeMap<u64, u64> = BTreeMap::new();
+    for line in &report.lines {
+        *lines.entry(line.packet).or_default() += 1;
+    }
+    match lines.iter().find(|(_, lines)| **lines != TRAVERSALS) {
+        None => Ok(()),
+        Some((packet, lines)) => bail!("#{packet} was shown with {lines} lines only: {}", report.said),
+    }
+}
+
+/// A share of the processor is a limit too.
+fn max_cpu_holds() -> Result<()> {
+    Family::V4.restore(RULES)?;
+    let tracer = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --max-cpu 5"))?;
+    send_flood()?;
+    let report = tracer.stop()?;
+    let (shown, lost) = account(&report, counted()?)?;
+    ensure!(shown > 0 && lost > shown, "nothing was left out: {}", report.said);
     Ok(())
 }
 

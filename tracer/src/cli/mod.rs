@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod exit;
 pub mod filter;
+mod guard;
 mod recorder;
 pub mod results;
 pub mod show;

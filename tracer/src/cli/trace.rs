@@ -24,6 +24,7 @@ use tracer_common::{CONNECTIONS_MAX, Counter};
 use super::{
     exit::{Exit, Failure},
     filter::{FilterArgs, netns_inode},
+    guard::{Guard, GuardArgs},
     recorder::Recorder,
     results::{self, Destination, Results, State},
 };
@@ -68,8 +69,10 @@ pub struct TraceArgs {
     /// Keep everything in this file for `tracer show`: records and the rules that they met; - is standard output
     #[arg(short, long, value_name = "FILE")]
     write: Option<PathBuf>,
+    #[command(flatten)]
+    guard: GuardArgs,
     /// Stop after this many results: packets, with `tables` and `log` alone traversals of a table
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, visible_alias = "max-events", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Stop after this time: 10s, 500ms, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -154,6 +157,7 @@ fn plan(args: &TraceArgs, wanted: &Wanted, machine: &Machine) -> Result<Plan, Fa
     let nftables = report.traces_nftables();
     let absent = report.absent();
     let (resolved, btf) = report.into_resolved()?;
+    let ring_bytes = (args.ring_kib * 1024).next_power_of_two();
     let mut plan = Plan {
         offsets: resolved.offsets,
         btf,
@@ -163,7 +167,9 @@ fn plan(args: &TraceArgs, wanted: &Wanted, machine: &Machine) -> Result<Plan, Fa
         absent,
         skips_counted: resolved.skips_counted,
         witness: None,
-        ring_bytes: (args.ring_kib * 1024).next_power_of_two(),
+        guarded: args.guard.any(),
+        wake_at_bytes: ring_bytes / WAKE_SHARE,
+        ring_bytes,
     };
     if args.verify {
         plan.witness = Some(second_source(machine, &plan, resolved.trace_bit)?);
@@ -204,6 +210,11 @@ fn second_source(machine: &Machine, plan: &Plan, trace_bit: Option<u32>) -> Resu
     Ok(places)
 }
 
+/// The programs wake us when this share of the buffer is full, for that costs a packet more than all else.
+const WAKE_SHARE: u32 = 4;
+/// So we look ourselves this often: nobody waits longer to see a packet.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Why a trace ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -221,6 +232,7 @@ async fn trace(args: &TraceArgs, plan: &Plan, mut show: Show) -> Result<(), Fail
     let mut attached = Attached::attach(plan)?;
     show.take_replacements(&mut attached);
     show.survey(&mut attached);
+    let mut guard = Guard::new(args.guard, &mut attached)?;
     // SAFETY: the descriptor is the ring buffer's, which `Attached` owns and never replaces.
     let attached = unsafe { AsyncFd::register_with_interest(attached, Interest::READABLE) };
     let mut attached =
@@ -236,6 +248,7 @@ async fn trace(args: &TraceArgs, plan: &Plan, mut show: Show) -> Result<(), Fail
         &mut attached,
         replaced.as_ref(),
         &mut signals,
+        &mut guard,
         deadline,
     )
     .await;
@@ -258,10 +271,13 @@ async fn follow(
     attached: &mut AsyncFd<Attached>,
     replaced: Option<&AsyncFd<RawFd>>,
     signals: &mut Signals,
+    guard: &mut Guard,
     deadline: Option<Instant>,
 ) -> Result<End, Failure> {
     let mut moments = tokio::time::interval(MOMENT);
     moments.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
@@ -280,6 +296,7 @@ async fn follow(
                 show.keep_up(attached.get_mut());
                 ready.context("failed to watch: replacements of rules")?.clear_ready();
             }
+            () = at(guard.due().map(Instant::from_std)) => guard.look(attached.get_mut())?,
             ready = attached.readable_mut() => {
                 let mut ready = ready.context("failed to watch: ring buffer")?;
                 match show.drain(ready.get_inner_mut())? {
@@ -289,6 +306,12 @@ async fn follow(
                     Drained::Ended(end) => return Ok(end),
                 }
             }
+            _ = look.tick() => match show.drain(attached.get_mut())? {
+                Drained::Empty => {}
+                // At once again.
+                Drained::More => look.reset_immediately(),
+                Drained::Ended(end) => return Ok(end),
+            },
         }
     }
 }
@@ -807,6 +830,10 @@ pub(super) fn summary(done: &str, counts: &Counts) -> String {
             "too many traversals under way at once: traversals not shown",
         ),
         (Counter::ExitMissed, "return not seen: traversals not shown"),
+        (
+            Counter::TraversalsShed,
+            "left out to keep a limit: traversals not shown, of whole packets (--max-rate, --max-cpu)",
+        ),
         (
             Counter::PacketsFull,
             "too many packets at once: packets not followed beyond one table",

@@ -5,6 +5,7 @@
 //! with it, however it ends.
 
 use std::{
+    num::NonZeroU64,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     time::{Duration, Instant},
 };
@@ -21,7 +22,7 @@ use aya::{
 };
 use nix::errno::Errno;
 use tracer_common::{
-    Commit, Counter, FRAMES_MAX, Filter, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
+    Commit, Counter, FRAMES_MAX, Filter, Guard, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
 };
 
 use crate::{nftables::key::TraceKey, ruleset::source::reader_name};
@@ -61,6 +62,10 @@ pub struct Plan {
     pub skips_counted: bool,
     /// Where steps are witnessed (`--verify`).
     pub witness: Option<Places>,
+    /// Whether the number of followed packets may be limited; see [`Attached::limit`].
+    pub guarded: bool,
+    /// Bytes in the ring buffer that make it readable. Whoever waits for more than one has to look by himself.
+    pub wake_at_bytes: u32,
     /// Size of the ring buffer; rounded up to what the kernel takes (a power of two of pages).
     pub ring_bytes: u32,
 }
@@ -182,6 +187,7 @@ pub struct Attached {
     /// Whether traversals are seen by trampolines.
     slotted: bool,
     owners: Array<MapData, OwnersBytes>,
+    guard: Array<MapData, GuardBytes>,
     refusal: Option<String>,
     took: Duration,
     records: RingBuf<MapData>,
@@ -225,6 +231,9 @@ pub enum ExtensionKind {
 
 /// A frame as the map holds it; only its presence matters here.
 type FrameBytes = [u8; size_of::<tracer_common::Traversal>()];
+
+/// A [`Guard`] as the map holds it.
+type GuardBytes = [u8; size_of::<Guard>()];
 
 /// The `nf_hook_state` of the traversal that each slot belongs to, zero for none.
 type OwnersBytes = [u8; 8 * FRAMES_MAX as usize];
@@ -326,6 +335,8 @@ impl Attached {
         let name = &name.as_bytes()[..name.len().min(THREAD_NAME_LEN - 1)];
         reader[..name.len()].copy_from_slice(name);
         let in_slots = u32::from(slotted).to_ne_bytes();
+        let guarded = u32::from(plan.guarded).to_ne_bytes();
+        let wake_at = plan.wake_at_bytes.to_ne_bytes();
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
@@ -334,6 +345,8 @@ impl Attached {
             .override_global("SITES", sites, true)
             .override_global("READER", &reader[..], true)
             .override_global("SLOTTED", &in_slots[..], true)
+            .override_global("GUARDED", &guarded[..], true)
+            .override_global("WAKE_AT", &wake_at[..], true)
             .map_max_entries("RECORDS", plan.ring_bytes);
         if plan.witness.is_none() {
             loader.map_max_entries("WITNESSES", 1);
@@ -350,6 +363,7 @@ impl Attached {
             trampolines: Trampolines::new(object, &ebpf, plan.btf.clone()),
             slotted,
             owners: take_map(&mut ebpf, OWNERS)?,
+            guard: take_map(&mut ebpf, "GUARD")?,
             refusal: None,
             took: Duration::ZERO,
             records: take_map(&mut ebpf, "RECORDS")?,
@@ -545,6 +559,26 @@ impl Attached {
         Ok(unsafe { std::mem::transmute::<TableReadBytes, TableRead>(bytes) })
     }
 
+    /// From now on at most so many packets a second are followed; the others are counted and left out whole. Needs
+    /// [`Plan::guarded`].
+    ///
+    /// # Errors
+    /// The kernel does not take the value.
+    pub fn limit(&mut self, packets_per_s: Option<NonZeroU64>) -> Result<(), AttachError> {
+        const SECOND_NS: u64 = 1_000_000_000;
+
+        let guard = Guard {
+            interval_ns: packets_per_s.map_or(0, |rate| SECOND_NS / rate),
+            next_ns: 0,
+        };
+        // SAFETY: the same size (asserted by the type), without padding.
+        let bytes = unsafe { std::mem::transmute::<Guard, GuardBytes>(guard) };
+        self.guard.set(0, bytes, 0).map_err(|source| AttachError::Map {
+            name: "GUARD",
+            source,
+        })
+    }
+
     /// Whether nf_tables is traced.
     #[must_use]
     pub fn traces_nftables(&self) -> bool {
@@ -656,7 +690,7 @@ impl Attached {
     }
 }
 
-/// Becomes readable when there are records.
+/// Becomes readable when there are [`Plan::wake_at_bytes`] of records.
 impl AsRawFd for Attached {
     fn as_raw_fd(&self) -> RawFd {
         self.records.as_raw_fd()

@@ -204,6 +204,8 @@ fn plan_of_trial(plan: &Plan, family: Family, place: Place) -> Plan {
         offsets: plan.offsets,
         filter: plan.filter,
         skips_counted: false,
+        guarded: false,
+        wake_at_bytes: 1,
         ring_bytes: trial::RING_LEN,
     }
 }
