@@ -44,10 +44,10 @@ impl Instruments {
         })
     }
 
-    /// Whether there are none.
+    /// Whether there are probes: kprobes, or programs on links (of which the oldest kernel tells nothing).
     #[must_use]
-    pub fn has_kprobes(&self) -> bool {
-        !self.kprobes.is_empty()
+    pub fn has_probes(&self) -> bool {
+        !self.kprobes.is_empty() || self.objects.iter().any(|(kind, _)| *kind == "link")
     }
 }
 

@@ -128,7 +128,7 @@ fn on_signal(signal: Signal) -> Result<()> {
     tables()?;
     let before = Instruments::now()?;
     let mut tracer = Tracer::start(THIS_NETNS)?;
-    ensure!(Instruments::now()?.has_kprobes(), "no probe in the kernel");
+    ensure!(Instruments::now()?.has_probes(), "no probe in the kernel");
     ensure!(tracer.ready_file().exists(), "no ready file");
     some_packets(3)?;
     tracer.signal(signal)?;
