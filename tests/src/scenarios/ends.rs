@@ -163,7 +163,7 @@ fn closed_pipe() -> Result<()> {
     tables()?;
     let before = Instruments::now()?;
     let mut child = Running(
-        command(&[])
+        command(&["--format", "tables"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
