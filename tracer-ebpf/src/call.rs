@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Which calls are noted, at little cost.
-static NOTED: Presence = Presence::NONE;
+static NOTED: Presence = Presence::none();
 
 /// One call of a function, by where its return address lies on the kernel stack.
 ///

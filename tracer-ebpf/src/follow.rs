@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Which addresses are those of followed packets, at little cost: most packets are not.
-static PRESENT: Presence = Presence::NONE;
+static PRESENT: Presence = Presence::none();
 
 /// An `sk_buff` has 256 bytes or so.
 #[inline(always)]

@@ -12,7 +12,9 @@ const PLACES: u64 = 4096;
 unsafe impl Sync for Presence {}
 
 impl Presence {
-    pub(crate) const NONE: Self = Self(UnsafeCell::new([0; PLACES as usize]));
+    pub(crate) const fn none() -> Self {
+        Self(UnsafeCell::new([0; PLACES as usize]))
+    }
 
     #[inline(always)]
     fn place(&self, key: u64) -> *mut u32 {

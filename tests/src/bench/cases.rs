@@ -5,7 +5,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeValLike as _;
 
-use super::load::Effort;
+use super::load::{Effort, step_aside};
 use super::rulesets::Scene;
 use crate::command;
 use crate::trace_log;
@@ -132,6 +132,7 @@ fn start(port: u16, flags: &str) -> Result<(Tracer, u64)> {
     let tracer = Tracer::start(&format!(
         "--format log --proto udp --port {port} --ring-kib {RING_KIB} {flags}"
     ))?;
+    step_aside(tracer.pid()?)?;
     Ok((tracer, before))
 }
 

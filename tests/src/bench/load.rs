@@ -5,10 +5,12 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
+use nix::unistd::Pid;
 
 use crate::command;
 use crate::wait;
@@ -65,13 +67,13 @@ impl Load {
             .set_read_timeout(Some(wait::LIMIT))
             .context("failed to set up receiver")?;
         let mut sender = Sender::new(self)?;
+        come_first()?;
         let mut rounds = Vec::new();
         for round in 0..=effort.rounds {
             if self.connections == Connections::Each {
                 command::run("conntrack -F")?;
             }
             sender.port = FIRST_PORT;
-            let alone = Alone::new()?;
             let start = Instant::now();
             for _ in 0..effort.packets {
                 sender.send()?;
@@ -81,7 +83,6 @@ impl Load {
                 ensure!(len == PAYLOAD.len(), "another datagram came, of {len} bytes");
             }
             let took = start.elapsed();
-            drop(alone);
             // What happens for the first time takes longer.
             if round > 0 {
                 rounds.push(u64::try_from(took.as_nanos())? / u64::from(effort.packets));
@@ -158,31 +159,23 @@ impl Sender {
     }
 }
 
-/// While this lasts no other process runs, as the machine has one processor: what user space does with records
-/// is measured by itself.
-struct Alone;
-
-impl Alone {
-    fn new() -> Result<Self> {
-        schedule(libc::SCHED_FIFO, 1)?;
-        Ok(Self)
-    }
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        // Going back to ordinary scheduling is always allowed.
-        drop(schedule(libc::SCHED_OTHER, 0));
-    }
-}
-
-fn schedule(policy: libc::c_int, priority: libc::c_int) -> Result<()> {
-    let parameters = libc::sched_param {
-        sched_priority: priority,
-    };
+/// Lets a process run only while nobody else wants to, so that what it does is not measured as the packet's.
+///
+/// Real-time priority for the measuring process would do as well, but before 6.4 the kernel leaves packets to
+/// `ksoftirqd` while that has anything to do, which then never comes to an end.
+pub(super) fn step_aside(process: Pid) -> Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the parameters during the call only.
-    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
-    nix::errno::Errno::result(result)
+    let result =
+        unsafe { libc::sched_setscheduler(process.as_raw(), libc::SCHED_IDLE, &raw const parameters) };
+    Errno::result(result)
         .map(drop)
         .context("failed to set scheduling")
+}
+
+/// Takes the largest share that there is against whoever stepped aside.
+fn come_first() -> Result<()> {
+    // SAFETY: the call takes numbers only.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    Errno::result(result).map(drop).context("failed to set priority")
 }
