@@ -27,8 +27,8 @@ pub struct Case {
     pub set_up: fn() -> Result<Traffic>,
 }
 
-/// Makes the traffic once; the node is there as long as this is.
-pub type Traffic = Box<dyn FnOnce() -> Result<()>>;
+/// Makes the traffic. The node is there as long as this is, and with it the names of its namespaces.
+pub type Traffic = Box<dyn Fn() -> Result<()>>;
 
 /// Where a service of the first case is reached from within the cluster.
 const CLUSTER_IP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 106, 13, 14)), 80);

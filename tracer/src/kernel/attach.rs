@@ -5,6 +5,7 @@
 //! with it, however it ends.
 
 use std::{
+    collections::BTreeSet,
     num::NonZeroU64,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     time::{Duration, Instant},
@@ -250,7 +251,11 @@ struct Link {
 /// What keeps it.
 enum Held {
     Trampoline(Trampoline),
-    Kprobe(KprobeLink),
+    Kprobe {
+        link: KprobeLink,
+        /// Which may have other links too.
+        program: &'static str,
+    },
     RawTracepoint {
         _link: RawTracePointLink,
         program: ProgramFd,
@@ -263,8 +268,11 @@ impl Link {
         match &self.held {
             Held::Trampoline(trampoline) => trampoline.missed().ok(),
             Held::RawTracepoint { program, .. } => trampoline::missed(program.as_fd()).ok(),
-            Held::Kprobe(KprobeLink::Link { id, .. }) if skips_counted => link::missed(*id).ok(),
-            Held::Kprobe(_) => None,
+            Held::Kprobe {
+                link: KprobeLink::Link { id, .. },
+                ..
+            } if skips_counted => link::missed(*id).ok(),
+            Held::Kprobe { .. } => None,
         }
     }
 }
@@ -419,7 +427,7 @@ impl Attached {
         let count = |is: fn(&Held) -> bool| self.links.iter().filter(|link| is(&link.held)).count();
         Forms {
             trampolines: count(|held| matches!(held, Held::Trampoline(_))),
-            kprobes: count(|held| matches!(held, Held::Kprobe(_))),
+            kprobes: count(|held| matches!(held, Held::Kprobe { .. })),
             tracepoints: count(|held| matches!(held, Held::RawTracepoint { .. })),
             refusal: self.refusal.clone(),
             took: self.took,
@@ -518,7 +526,10 @@ impl Attached {
         let id = program.attach(function, offset);
         let link = id.and_then(|id| program.take_link(id));
         let link = link.map_err(|source| AttachError::at(name, function, source))?;
-        Ok(Held::Kprobe(KprobeLink::new(link)?))
+        Ok(Held::Kprobe {
+            link: KprobeLink::new(link)?,
+            program: name,
+        })
     }
 
     /// Observes a match or target function from now on: what it answers goes into the records of the traversals
@@ -641,8 +652,14 @@ impl Attached {
     /// Runs that the kernel skipped, over all probes.
     fn skipped(&self) -> Option<Skipped> {
         let mut skipped = Skipped::default();
+        let mut programs = BTreeSet::new();
         for link in &self.links {
-            let missed = link.missed(self.skips_counted)?;
+            let mut missed = link.missed(self.skips_counted)?;
+            if let Held::Kprobe { program, .. } = link.held
+                && programs.insert(program)
+            {
+                missed += self.kprobe_program_missed(program)?;
+            }
             match link.purpose {
                 Purpose::Tables(_) | Purpose::Nftables => skipped.tables += missed,
                 Purpose::Life => skipped.life += missed,
@@ -652,6 +669,13 @@ impl Attached {
             }
         }
         Some(skipped)
+    }
+
+    /// How often the kernel came to the kprobes of a program and did not run it, because another program ran on that
+    /// CPU: `trace_call_bpf`, `kernel/trace/bpf_trace.c`, since the kernel that tells of links too.
+    fn kprobe_program_missed(&self, name: &str) -> Option<u64> {
+        let program: &KProbe = self.ebpf.program(name)?.try_into().ok()?;
+        trampoline::missed(program.fd().ok()?.as_fd()).ok()
     }
 
     /// Ends the trace: takes the entry probes away, lets the traversals that are under way finish, takes the

@@ -186,8 +186,8 @@ struct ProgramInfo {
     recursion_misses: u64,
 }
 
-/// How often the kernel did not run a program on a trampoline or a raw tracepoint, because an interrupt came while it
-/// ran on that CPU (`bpf_prog_inc_misses_counter`). Kernels that do not tell run it all the same (before 5.12).
+/// How often the kernel did not run a program, because an interrupt came while it ran on that CPU, or, of kprobes,
+/// while any other did (`bpf_prog_inc_misses_counter`). Kernels that do not tell run it all the same (before 5.12).
 pub(super) fn missed(program: BorrowedFd<'_>) -> io::Result<u64> {
     let mut info = ProgramInfo {
         before: [0; 26],

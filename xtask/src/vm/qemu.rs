@@ -80,7 +80,7 @@ impl VmOptions {
     pub(crate) fn new(accelerator: Accelerator) -> Self {
         Self {
             accelerator,
-            memory_mib: 1024,
+            memory_mib: 2048,
             processors: 2,
             boot_limit: Duration::from_secs(120),
             time_limit: Some(Duration::from_secs(300)),
