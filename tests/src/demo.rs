@@ -156,7 +156,8 @@ fn without_accidents(line: &str) -> String {
     if (table.is_some() || line.starts_with("  = "))
         && let Some((rest, _)) = text.rsplit_once(' ')
     {
-        text = format!("{rest} TOOK");
+        // Newer kernels ask in another function whether anybody waits for a reply.
+        text = format!("{rest} TOOK").replace(" in ping_rcv ", " in icmp_rcv ");
     }
     let mut named = String::new();
     let mut rest = text.as_str();

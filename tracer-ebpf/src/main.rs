@@ -69,6 +69,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 #[kprobe]
+#[inline(always)]
 fn ipt_enter(ctx: ProbeContext) -> u32 {
     enter(&ctx, AF_INET);
     0
@@ -81,6 +82,7 @@ fn ipt_leave(ctx: RetProbeContext) -> u32 {
 }
 
 #[kprobe]
+#[inline(always)]
 fn ip6t_enter(ctx: ProbeContext) -> u32 {
     enter(&ctx, AF_INET6);
     0
@@ -171,6 +173,8 @@ fn rules_looked_up(ctx: RetProbeContext) -> u32 {
 
 /// `unsigned int nft_do_chain(struct nft_pktinfo *pkt, void *priv)`: `priv` is the base chain's `nft_chain`.
 #[kprobe]
+// The stacks of a program and of all that it calls are 512 bytes at most: one call less.
+#[inline(always)]
 fn nft_enter(ctx: ProbeContext) -> u32 {
     let registers = Registers(ctx.regs);
     if let (Some(pkt), Some(chain)) = (registers.argument(0), registers.argument(1)) {

@@ -161,6 +161,10 @@ fn plan(args: &TraceArgs, wanted: &Wanted, machine: &Machine) -> Result<Plan, Fa
     let mut plan = Plan {
         offsets: resolved.offsets,
         btf,
+        // The function came with lazy preemption (`kernel/sched/core.c`), which preempts the kernel wherever it may be.
+        preempted: machine
+            .symbols(&["resched_curr_lazy"])
+            .is_ok_and(|found| !found.is_empty()),
         filter: wanted.for_programs(),
         families,
         nftables,

@@ -50,6 +50,9 @@ pub struct Plan {
     pub offsets: Offsets,
     /// The running kernel's types, which trampolines take.
     pub btf: KernelBtf,
+    /// Whether the kernel preempts programs on trampolines. It leaves out a program that another task was preempted in
+    /// (`__bpf_prog_enter_recur`, `kernel/bpf/trampoline.c`), so traversals would be missed; kprobes run unpreempted.
+    pub preempted: bool,
     /// Which packets to follow and which of their traversals to record.
     pub filter: Filter,
     /// Which tables to trace, iptables' or ip6tables'.
@@ -316,7 +319,11 @@ impl Attached {
             attached.attach_programs(plan, &wanted)?;
             Ok(attached)
         };
-        let mut attached = match attempt(true) {
+        let mut attached = match attempt(!plan.preempted) {
+            Ok(attached) if plan.preempted => Self {
+                refusal: Some("this kernel preempts programs on trampolines".to_owned()),
+                ..attached
+            },
             Err(AttachError::Trampoline(refusal)) => Self {
                 refusal: Some(refusal.to_string()),
                 ..attempt(false)?
@@ -368,7 +375,11 @@ impl Attached {
         let mut ebpf = loader.load(object)?;
         Ok(Self {
             links: Vec::new(),
-            trampolines: Trampolines::new(object, &ebpf, plan.btf.clone()),
+            trampolines: if plan.preempted {
+                None
+            } else {
+                Trampolines::new(object, &ebpf, plan.btf.clone())
+            },
             slotted,
             owners: take_map(&mut ebpf, OWNERS)?,
             guard: take_map(&mut ebpf, "GUARD")?,

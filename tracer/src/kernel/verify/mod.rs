@@ -200,6 +200,7 @@ fn plan_of_trial(plan: &Plan, family: Family, place: Place) -> Plan {
         nftables: false,
         witness: Some(places),
         btf: plan.btf.clone(),
+        preempted: plan.preempted,
         absent: plan.absent.clone(),
         offsets: plan.offsets,
         filter: plan.filter,
