@@ -12,6 +12,7 @@ pub mod filter;
 pub mod journey;
 pub mod kernel;
 pub mod names;
+pub mod netns;
 pub mod nftables;
 pub mod output;
 pub mod packet;

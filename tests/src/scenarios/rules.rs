@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
 use nix::libc;
-use tracer::ruleset::source::Netns;
+use tracer::netns::Netns;
 use tracer::ruleset::text::{SavedTable, Texts, parse};
 use tracer::ruleset::{Chain, End, Kind, Labels, Table};
 use tracer::traversal::{Family, Hook};

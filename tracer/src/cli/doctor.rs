@@ -11,7 +11,7 @@ use crate::kernel::machine::Machine;
 use crate::kernel::preflight::{self, Families, Finding, Outcome, Report};
 use crate::kernel::probes::Place;
 use crate::nftables::source;
-use crate::ruleset::source::Netns;
+use crate::netns::Netns;
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();

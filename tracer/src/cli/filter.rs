@@ -1,9 +1,7 @@
 //! The filter flags: which packets to follow, which of their traversals to show.
 
 use std::{
-    fs,
     net::IpAddr,
-    os::linux::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -15,6 +13,7 @@ use super::exit::{Exit, Failure};
 use crate::{
     filter::{Wanted, expression},
     kernel::preflight::Families,
+    netns::{Netns, NetnsError},
     traversal::{Family, Hook},
 };
 
@@ -60,7 +59,7 @@ pub struct FilterArgs {
     mark: Option<Mark>,
     /// Network namespace: a name of `ip netns`, a process id, a path, or net:[INODE]
     #[arg(long, value_name = "NAMESPACE")]
-    netns: Option<Netns>,
+    netns: Option<NetnsInode>,
     /// Follow only packets that satisfy all of this themselves: not the rest of their connections, such as replies
     #[arg(long)]
     no_connections: bool,
@@ -200,7 +199,7 @@ impl FilterArgs {
             filter.criteria |= criteria::MARK;
             (filter.mark, filter.mark_mask) = (mark.value, mark.mask);
         }
-        if let Some(Netns(inode)) = self.netns {
+        if let Some(NetnsInode(inode)) = self.netns {
             filter.criteria |= criteria::NETNS;
             filter.netns = inode;
         }
@@ -397,9 +396,9 @@ impl FromStr for Mark {
 
 /// A network namespace by the inode number of its nsfs file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Netns(u32);
+struct NetnsInode(u32);
 
-impl FromStr for Netns {
+impl FromStr for NetnsInode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -425,16 +424,11 @@ impl FromStr for Netns {
 /// # Errors
 /// A sentence: the path is not there, or is no network namespace.
 pub(super) fn netns_inode(path: &Path) -> Result<u32, String> {
-    const NSFS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::FsType(libc::NSFS_MAGIC);
-
-    let said = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let file = fs::File::open(path).map_err(|error| said(&error))?;
-    let filesystem = nix::sys::statfs::fstatfs(&file).map_err(|error| said(&error))?;
-    if filesystem.filesystem_type() != NSFS_MAGIC {
-        return Err(said(&"not a network namespace"));
+    match Netns::from_path(path) {
+        Ok(netns) => Ok(netns.inode()),
+        Err(NetnsError::Open { namespace, cause }) => Err(format!("{namespace}: {cause}")),
+        Err(error) => Err(error.to_string()),
     }
-    let inode = file.metadata().map_err(|error| said(&error))?.st_ino();
-    u32::try_from(inode).map_err(|_| said(&"an inode number that no namespace has"))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

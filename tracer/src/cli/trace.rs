@@ -38,11 +38,11 @@ use crate::{
         devices::DeviceNames,
         functions::Functions,
         machine::Machine,
-        namespaces::NamespaceNames,
         preflight,
         rules::{KernelRules, Reader, Replaced},
         verify,
     },
+    netns::{Netns, names::NamespaceNames},
     output::{Clock, Format},
     parts::Parts,
     recording::{DeviceName, FunctionName, Noting},
@@ -509,13 +509,14 @@ impl Show {
             return;
         };
         let mut recorder = self.recorder.as_mut();
-        rules.survey(attached, &mut |netns, generation, rules| {
+        let namespaces = Netns::all();
+        rules.survey(attached, &namespaces, &mut |netns, generation, rules| {
             if let Some(recorder) = &mut recorder {
                 recorder.file().table(netns, generation, &rules);
             }
             explainer.learn(netns, generation, rules);
         });
-        rules.survey_nftables(attached, &mut |netns, generation, rules| {
+        rules.survey_nftables(attached, &namespaces, &mut |netns, generation, rules| {
             if let Some(recorder) = &mut recorder {
                 recorder.file().nftables(netns, generation, &rules);
             }

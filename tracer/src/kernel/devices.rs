@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, num::NonZeroU32};
 
-use crate::{ruleset::source::Netns, traversal::Traversal};
+use crate::{netns::Netns, traversal::Traversal};
 
 /// Names kept. They are asked for again when they are needed again.
 const NAMES_MAX: usize = 4096;

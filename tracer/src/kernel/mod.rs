@@ -7,7 +7,6 @@ pub mod devices;
 pub mod functions;
 mod link;
 pub mod machine;
-pub mod namespaces;
 mod nft_rules;
 pub mod obstacle;
 pub mod offsets;

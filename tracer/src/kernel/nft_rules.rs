@@ -8,24 +8,29 @@ use tracer_common::{Commit, Generation};
 use super::attach::Attached;
 use super::rules::KernelRules;
 use crate::nftables::{Family, Ruleset, explain::Rules, source, text::Texts};
-use crate::ruleset::source::{Netns, SourceError, output};
+use crate::{
+    netns::Netns,
+    ruleset::source::{SourceError, output},
+};
 
 /// Times that rules are read again because of a commit meanwhile.
 const ATTEMPTS_MAX: u32 = 16;
 
 impl KernelRules {
-    /// Reads the rules of every network namespace that can be found, and hands them to `learn`. What cannot be read
-    /// is read, or its failure told, when a packet meets it.
-    pub fn survey_nftables(&mut self, attached: &Attached, learn: &mut dyn FnMut(u32, Generation, Rules)) {
+    /// Reads the rules of these network namespaces, and hands them to `learn`. What cannot be read is read, or its
+    /// failure told, when a packet meets it.
+    pub fn survey_nftables(
+        &mut self,
+        attached: &Attached,
+        namespaces: &[Netns],
+        learn: &mut dyn FnMut(u32, Generation, Rules),
+    ) {
         if !attached.traces_nftables() {
             return;
         }
-        for netns in Netns::all() {
-            let Ok(inode) = u32::try_from(netns.inode()) else {
-                continue;
-            };
-            if let Ok((generation, rules)) = self.read_nftables(attached, &netns) {
-                learn(inode, generation, rules);
+        for netns in namespaces {
+            if let Ok((generation, rules)) = self.read_nftables(attached, netns) {
+                learn(netns.inode(), generation, rules);
             }
         }
     }
@@ -38,8 +43,7 @@ impl KernelRules {
         attached: &Attached,
         netns: &Netns,
     ) -> Result<(Generation, Rules), String> {
-        let inode = u32::try_from(netns.inode()).map_err(|error| error.to_string())?;
-        let commit = || attached.commit(inode).map_err(|error| error.to_string());
+        let commit = || attached.commit(netns.inode()).map_err(|error| error.to_string());
         for _ in 0..ATTEMPTS_MAX {
             let before = commit()?;
             if before.begun_ns != before.done_ns {

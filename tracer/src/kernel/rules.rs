@@ -10,11 +10,12 @@ use tracer_common::{Generation, Replacement, TableRead};
 use super::attach::{Attached, ExtensionKind, Replacements};
 use crate::{
     explain::{NoRules, Rules, Source},
+    netns::Netns,
     nftables::explain::Rules as NftablesRules,
     replay::{self, Purity},
     ruleset::{
         Extension, Labels, Table, Target,
-        source::{Netns, QUESTIONS},
+        source::QUESTIONS,
         text::Texts,
     },
     traversal::Family,
@@ -52,17 +53,19 @@ impl KernelRules {
         }
     }
 
-    /// Reads every table of every network namespace that can be found, so that what is in use is observed before
-    /// the first packet comes, and hands each to `learn` with the inode number of its namespace. What cannot be read
-    /// is read, or its failure told, when a packet meets it.
-    pub fn survey(&mut self, attached: &mut Attached, learn: &mut dyn FnMut(u32, Generation, Rules)) {
-        for netns in Netns::all() {
-            let Ok(inode) = u32::try_from(netns.inode()) else {
-                continue;
-            };
+    /// Reads every table of these network namespaces, so that what is in use is observed before the first packet
+    /// comes, and hands each to `learn` with the inode number of its namespace. What cannot be read is read, or its
+    /// failure told, when a packet meets it.
+    pub fn survey(
+        &mut self,
+        attached: &mut Attached,
+        namespaces: &[Netns],
+        learn: &mut dyn FnMut(u32, Generation, Rules),
+    ) {
+        for netns in namespaces {
             for (family, name) in netns.table_names().unwrap_or_default() {
-                if let Ok((generation, rules)) = self.read_table(attached, &netns, family, &name) {
-                    learn(inode, generation, rules);
+                if let Ok((generation, rules)) = self.read_table(attached, netns, family, &name) {
+                    learn(netns.inode(), generation, rules);
                 }
             }
         }

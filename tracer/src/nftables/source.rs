@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use super::decode::Decoder;
 use super::model::Ruleset;
 use super::netlink::{DONE, DUMP, ERROR, INTERRUPTED, Message, REQUEST, Writer, kind, message};
-use crate::ruleset::source::{Netns, SourceError};
+use crate::{netns::Netns, ruleset::source::SourceError};
 
 /// Attempts to read rules that change meanwhile.
 const ATTEMPTS_MAX: u32 = 16;

@@ -28,9 +28,10 @@ use super::super::{
 };
 use crate::{
     event::Event,
+    netns::Netns,
     ruleset::{
         Offset, Table,
-        source::{self, Netns, SourceError},
+        source::{self, SourceError},
     },
     traversal::{Family, Hook, Traversal},
     witness::Witnesses,
@@ -132,19 +133,17 @@ pub(super) fn run(machine: &Machine, plan: &Plan, family: Family) -> Result<(), 
 
 fn in_own_namespace(plan: &Plan, family: Family, name: &str) -> Result<(), TrialError> {
     source::create(family, name)?;
-    let netns = Netns::current()?;
+    let netns = Netns::current().map_err(SourceError::from)?;
     let table = netns
         .table(family, name)?
         .ok_or_else(|| TrialError::Vanished(name.to_owned()))?;
     let failed = |what| move |cause| TrialError::Namespace { what, cause };
     raise_loopback().map_err(failed("failed to raise its loopback device"))?;
-    let inode = u32::try_from(netns.inode())
-        .map_err(|error| failed("failed to name its network namespace")(io::Error::other(error)))?;
 
     let plan = Plan {
         filter: Filter {
             criteria: criteria::NETNS,
-            netns: inode,
+            netns: netns.inode(),
             ..Filter::EVERYTHING
         },
         ..plan.clone()

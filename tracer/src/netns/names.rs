@@ -4,17 +4,15 @@
 use std::{
     collections::HashMap,
     fs,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use super::{leads_to, named, processes};
 use crate::names::cgroup::container;
 
 /// Namespaces remembered.
 const KNOWN_MAX: usize = 4096;
-/// Where namespaces have names: `ip netns` and CNI, Docker.
-const NAMED: [&str; 2] = ["run/netns", "run/docker/netns"];
 
 /// Looks names up, each namespace once.
 #[derive(Debug)]
@@ -53,27 +51,14 @@ impl NamespaceNames {
 
     /// The name of a file that the namespace is mounted on.
     fn named(&self, netns: u32) -> Option<String> {
-        NAMED.iter().find_map(|directory| {
-            let entries = fs::read_dir(self.root.join(directory)).ok()?;
-            entries.flatten().find_map(|entry| {
-                let inode = fs::metadata(entry.path()).ok()?.ino();
-                (inode == u64::from(netns)).then(|| entry.file_name().to_string_lossy().into_owned())
-            })
-        })
+        let path = named(&self.root).find(|path| leads_to(path, netns))?;
+        Some(path.file_name()?.to_string_lossy().into_owned())
     }
 
     /// The container of a process in it.
     fn container(&self, netns: u32) -> Option<String> {
-        let entries = fs::read_dir(self.root.join("proc")).ok()?;
-        entries.flatten().find_map(|entry| {
-            let name = entry.file_name();
-            name.to_str()
-                .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?;
-            let inode = fs::metadata(entry.path().join("ns/net")).ok()?.ino();
-            if inode != u64::from(netns) {
-                return None;
-            }
-            container(&fs::read_to_string(entry.path().join("cgroup")).ok()?)
-        })
+        processes(&self.root)
+            .filter(|process| leads_to(&process.join("ns/net"), netns))
+            .find_map(|process| container(&fs::read_to_string(process.join("cgroup")).ok()?))
     }
 }
