@@ -127,6 +127,7 @@ mod tests {
                 },
             ],
             probes: probes::list(&[], None),
+            preempted: false,
             resolved: None,
             btf: None,
         };

@@ -156,15 +156,13 @@ fn plan(args: &TraceArgs, wanted: &Wanted, machine: &Machine) -> Result<Plan, Fa
     let families = report.traceable(wanted.families);
     let nftables = report.traces_nftables();
     let absent = report.absent();
+    let preempted = report.preempted;
     let (resolved, btf) = report.into_resolved()?;
     let ring_bytes = (args.ring_kib * 1024).next_power_of_two();
     let mut plan = Plan {
         offsets: resolved.offsets,
         btf,
-        // The function came with lazy preemption (`kernel/sched/core.c`), which preempts the kernel wherever it may be.
-        preempted: machine
-            .symbols(&["resched_curr_lazy"])
-            .is_ok_and(|found| !found.is_empty()),
+        preempted,
         filter: wanted.for_programs(),
         families,
         nftables,

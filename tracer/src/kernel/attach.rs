@@ -50,8 +50,7 @@ pub struct Plan {
     pub offsets: Offsets,
     /// The running kernel's types, which trampolines take.
     pub btf: KernelBtf,
-    /// Whether the kernel preempts programs on trampolines. It leaves out a program that another task was preempted in
-    /// (`__bpf_prog_enter_recur`, `kernel/bpf/trampoline.c`), so traversals would be missed; kprobes run unpreempted.
+    /// Whether the kernel preempts programs on trampolines, see [`super::probes::preempted_on_trampolines`].
     pub preempted: bool,
     /// Which packets to follow and which of their traversals to record.
     pub filter: Filter,

@@ -75,6 +75,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// The probes that tracing takes.
     pub probes: Vec<Probe>,
+    /// Whether the kernel preempts programs on trampolines, see [`probes::preempted_on_trampolines`].
+    pub preempted: bool,
     /// Where the kernel keeps things, if nothing stands in the way.
     pub resolved: Option<Resolved>,
     /// The kernel's types, if it shows any.
@@ -262,6 +264,7 @@ pub fn check(machine: &Machine, families: Families) -> Report {
     Report {
         findings,
         probes,
+        preempted: symbols.is_ok_and(|symbols| probes::preempted_on_trampolines(&symbols)),
         resolved,
         btf: types,
     }

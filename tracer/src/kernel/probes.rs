@@ -67,7 +67,8 @@ pub struct Probe {
     pub optional: bool,
     /// Where the kernel has it.
     pub place: Place,
-    /// Whether the kernel's types describe the function and the program has the form, so that it goes on a trampoline.
+    /// Whether the kernel's types describe the function, the program has the form and no task is preempted in it, so that
+    /// it goes on a trampoline.
     pub described: bool,
 }
 
@@ -114,6 +115,9 @@ pub const NFT_TRACE_PACKET: &str = "__nft_trace_packet";
 /// Replaces rules of nf_tables: `net/netfilter/nf_tables_api.c`.
 pub const NF_TABLES_COMMIT: &str = "nf_tables_commit";
 
+/// Came with lazy preemption, which preempts the kernel wherever it may be: `kernel/sched/core.c`.
+const RESCHED_CURR_LAZY: &str = "resched_curr_lazy";
+
 /// What tracing nf_tables takes.
 pub const NFTABLES: [&str; 3] = [NFT_DO_CHAIN, NFT_TRACE_PACKET, NF_TABLES_COMMIT];
 
@@ -131,7 +135,7 @@ pub const FUNCTIONS: &[&str] = &[
     NFT_DO_CHAIN,
     NFT_TRACE_PACKET,
     NF_TABLES_COMMIT,
-    XT_REPLACE_TABLE,
+    RESCHED_CURR_LAZY,
 ];
 
 /// A program of the eBPF object and the probe that it is for.
@@ -226,9 +230,17 @@ impl Program {
     }
 }
 
+/// Whether the kernel preempts programs on trampolines. It leaves out a program that another task was preempted in
+/// (`__bpf_prog_enter_recur`, `kernel/bpf/trampoline.c`), so traversals would be missed; kprobes run unpreempted.
+#[must_use]
+pub fn preempted_on_trampolines(symbols: &[Symbol]) -> bool {
+    place(symbols, RESCHED_CURR_LAZY) != Place::Missing
+}
+
 /// Every probe with its place, from the kernel's functions and its types.
 #[must_use]
 pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>) -> Vec<Probe> {
+    let preempted = preempted_on_trampolines(symbols);
     let vmlinux = btf.map(|btf| &**btf.vmlinux());
     let describes = |place: &Place, function| match (place, btf) {
         (Place::Vmlinux, Some(btf)) => btf.vmlinux().function(function).is_some(),
@@ -251,6 +263,7 @@ pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>) -> Vec<Probe> {
                 optional: program.optional,
                 described: program.kind != Kind::RawTracepoint
                     && program.by_trampoline
+                    && !preempted
                     && describes(&place, program.function),
                 place,
             }

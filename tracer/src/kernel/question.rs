@@ -1,10 +1,10 @@
 //! Asks the kernel what it allows, by trying: each question is one system call whose result is closed at
 //! once. Nothing is attached, nothing stays.
 
-use std::os::fd::{FromRawFd as _, OwnedFd};
-
 use nix::errno::Errno;
 use nix::libc;
+
+use super::syscall::{ProgramLoad, bpf_fd, command};
 
 /// Something that only the kernel itself can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,6 @@ pub enum Question {
 pub type Answer = Result<(), Errno>;
 
 // include/uapi/linux/bpf.h
-const BPF_MAP_CREATE: libc::c_long = 0;
-const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_FUNC_PROBE_READ_KERNEL: u32 = 113;
@@ -40,20 +38,6 @@ struct MapCreate {
     value_size: u32,
     max_entries: u32,
     map_flags: u32,
-}
-
-/// The first members of `union bpf_attr` for `BPF_PROG_LOAD`.
-#[repr(C)]
-struct ProgramLoad {
-    program_type: u32,
-    instructions_len: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
-    kernel_version: u32,
-    program_flags: u32,
 }
 
 /// One instruction in the layout of `struct bpf_insn` on a machine of this byte order.
@@ -124,9 +108,9 @@ pub fn ask(question: Question) -> Answer {
     // Where the limit stays and matters, the answer is a refusal, and that is told.
     let _ = lift_memory_limit();
     match question {
-        Question::RingBuffer => bpf(
-            BPF_MAP_CREATE,
-            &MapCreate {
+        Question::RingBuffer => answer(
+            command::MAP_CREATE,
+            &mut MapCreate {
                 map_type: BPF_MAP_TYPE_RINGBUF,
                 max_entries: RING_LEN,
                 ..MapCreate::default()
@@ -138,36 +122,22 @@ pub fn ask(question: Question) -> Answer {
 }
 
 fn load(instructions: &[Instruction]) -> Answer {
-    bpf(
-        BPF_PROG_LOAD,
-        &ProgramLoad {
+    answer(
+        command::PROG_LOAD,
+        &mut ProgramLoad {
             program_type: BPF_PROG_TYPE_KPROBE,
             instructions_len: u32::try_from(instructions.len()).map_err(|_| Errno::E2BIG)?,
             instructions: instructions.as_ptr().expose_provenance() as u64,
             license: c"GPL".as_ptr().expose_provenance() as u64,
-            log_level: 0,
-            log_size: 0,
-            log: 0,
-            kernel_version: 0,
-            program_flags: 0,
+            ..ProgramLoad::default()
         },
     )
 }
 
 /// Calls `bpf(2)` with a command that answers with a descriptor, and closes that.
-fn bpf<A>(command: libc::c_long, attributes: &A) -> Answer {
-    // SAFETY: the kernel reads `size_of::<A>()` bytes, which `attributes` has, and follows pointers in them
-    // to memory that the caller of this function keeps alive.
-    let answer = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_ref(attributes),
-            size_of::<A>(),
-        )
-    };
-    let fd = i32::try_from(Errno::result(answer)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just opened this descriptor for us, and nobody else knows it.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    Ok(())
+fn answer<T>(command: libc::c_long, attr: &mut T) -> Answer {
+    match bpf_fd(command, attr) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.raw_os_error().map_or(Errno::EBADF, Errno::from_raw)),
+    }
 }

@@ -19,7 +19,7 @@ use aya_obj::Object;
 use super::{
     KernelBtf,
     described::{Described, Functions},
-    syscall::{GetInfo, bpf, bpf_fd, command},
+    syscall::{GetInfo, NAME_LEN, ProgramLoad, bpf, bpf_fd, command},
 };
 
 /// Why a program is not on a trampoline.
@@ -210,36 +210,6 @@ struct RawTracepointOpen {
     padding: u32,
 }
 
-/// The part of `union bpf_attr` that `BPF_PROG_LOAD` reads.
-#[repr(C)]
-#[derive(Default)]
-struct ProgramLoad {
-    program_type: u32,
-    instructions_len: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_len: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
-    name: [u8; NAME_LEN],
-    ifindex: u32,
-    expected_attach_type: u32,
-    btf: u32,
-    function_info_size: u32,
-    function_info: u64,
-    function_info_len: u32,
-    line_info_size: u32,
-    line_info: u64,
-    line_info_len: u32,
-    attach_btf_id: u32,
-    attach_btf_object: u32,
-    padding: u32,
-}
-
-/// `BPF_OBJ_NAME_LEN`, `include/uapi/linux/bpf.h`.
-const NAME_LEN: usize = 16;
 /// `BPF_PROG_TYPE_TRACING`
 const TRACING: u32 = 26;
 /// `BPF_TRACE_FENTRY`

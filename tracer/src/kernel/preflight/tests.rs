@@ -354,6 +354,15 @@ fn what_ends_a_packet_unseen_is_a_warning() {
 }
 
 #[test]
+fn a_kernel_that_preempts_programs_on_trampolines_gets_kprobes() {
+    let lazy = format!("{KALLSYMS}ffffffff81a00300 T resched_curr_lazy\n");
+    let report = Node::good().with("proc/kallsyms", lazy).check();
+    assert!(report.first_obstacle().is_none());
+    assert!(report.preempted && !Node::good().check().preempted);
+    assert!(report.probes.iter().all(|probe| !probe.described));
+}
+
+#[test]
 fn a_function_listed_twice_cannot_be_probed() {
     let twice = format!("{KALLSYMS}ffffffffc0a3b000 t ipt_do_table\t[other]\n");
     let report = Node::good().with("proc/kallsyms", twice).check();
