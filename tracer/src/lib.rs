@@ -18,6 +18,7 @@ pub mod output;
 pub mod packet;
 pub mod parts;
 pub mod passage;
+mod recent;
 pub mod recording;
 pub mod replay;
 pub mod ruleset;

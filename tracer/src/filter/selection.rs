@@ -1,7 +1,5 @@
 //! Which traversals are shown: those of packets that satisfied the filter at some table, from there on.
 
-use std::{collections::HashMap, hash::Hash};
-
 use tracer_common::{Filter, criteria};
 
 use super::{
@@ -13,6 +11,7 @@ use crate::{
     connection::Tuple,
     event::End,
     kernel::preflight::Families,
+    recent::Recent,
     traversal::{Conntrack, PacketId, Traversal},
 };
 
@@ -64,9 +63,9 @@ impl Wanted {
 #[derive(Debug)]
 pub struct Selection {
     wanted: Wanted,
-    packets: Recent<PacketId, Known>,
+    packets: Recent<PacketId, Known, RECENT_MAX>,
     /// Tuples of followed connections, each in its recording and network namespace.
-    connections: Recent<(u32, u32, Tuple), ()>,
+    connections: Recent<(u32, u32, Tuple), (), RECENT_MAX>,
     /// Packets that are followed because what would decide was not recorded.
     pub undecided: u64,
 }
@@ -86,7 +85,7 @@ impl Selection {
     /// Whether to show a traversal. Asked in the order in which they happened. The packet's traversals are counted
     /// anew, from the first that is shown.
     pub fn takes(&mut self, traversal: &mut Traversal) -> bool {
-        let mut known = self.packets.get(traversal.packet).unwrap_or_default();
+        let mut known = self.packets.get(&traversal.packet).copied().unwrap_or_default();
         known.followed = known.followed || self.is_of_connection(traversal) || self.satisfies(traversal);
         if known.followed {
             self.follow_connection(traversal);
@@ -95,13 +94,13 @@ impl Selection {
         traversal.pass = traversal.pass.saturating_sub(known.dropped);
         traversal.first = traversal.pass <= 1;
         known.dropped += u32::from(!shown);
-        self.packets.set(traversal.packet, known);
+        self.packets.insert(traversal.packet, known);
         shown
     }
 
     /// Whether to tell the end of a packet.
     pub fn takes_end(&mut self, end: &mut End) -> bool {
-        let known = self.packets.remove(end.packet).unwrap_or_default();
+        let known = self.packets.remove(&end.packet).unwrap_or_default();
         end.passes = end.passes.saturating_sub(known.dropped);
         known.followed
     }
@@ -116,14 +115,14 @@ impl Selection {
             Conntrack::None | Conntrack::Untracked => Headers::of(traversal).tuple(),
         };
         let key = |tuple| (traversal.packet.recording(), traversal.netns, tuple);
-        tuple.is_some_and(|tuple| self.connections.get(key(tuple)).is_some())
+        tuple.is_some_and(|tuple| self.connections.get(&key(tuple)).is_some())
     }
 
     fn follow_connection(&mut self, traversal: &Traversal) {
         if let (true, Some(connection)) = (self.wanted.connections, traversal.connection) {
             for tuple in [connection.original, connection.reply] {
                 let key = (traversal.packet.recording(), traversal.netns, tuple);
-                self.connections.set(key, ());
+                self.connections.insert(key, ());
             }
         }
     }
@@ -149,38 +148,4 @@ struct Known {
     followed: bool,
     /// How many of its traversals came and were not shown.
     dropped: u32,
-}
-
-/// What was seen last. Memory is bounded: two generations of half the limit, the older one dropped.
-#[derive(Debug)]
-struct Recent<K, V> {
-    now: HashMap<K, V>,
-    before: HashMap<K, V>,
-}
-
-impl<K, V> Default for Recent<K, V> {
-    fn default() -> Self {
-        Self {
-            now: HashMap::new(),
-            before: HashMap::new(),
-        }
-    }
-}
-
-impl<K: Copy + Eq + Hash, V: Copy> Recent<K, V> {
-    fn get(&self, key: K) -> Option<V> {
-        self.now.get(&key).or_else(|| self.before.get(&key)).copied()
-    }
-
-    fn set(&mut self, key: K, value: V) {
-        if self.now.len() >= RECENT_MAX / 2 && !self.now.contains_key(&key) {
-            self.before = std::mem::take(&mut self.now);
-        }
-        self.now.insert(key, value);
-    }
-
-    fn remove(&mut self, key: K) -> Option<V> {
-        let before = self.before.remove(&key);
-        self.now.remove(&key).or(before)
-    }
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     event::{End, Fate},
     passage::Passage,
+    recent::Recent,
     traversal::{PacketId, Verdict},
 };
 
@@ -38,8 +39,7 @@ pub struct Journeys {
     opened: VecDeque<PacketId>,
     /// Those that are over, with the time from which on they can be handed out.
     over: VecDeque<(u64, Journey)>,
-    closed: HashMap<PacketId, u64>,
-    closed_before: HashMap<PacketId, u64>,
+    closed: Recent<PacketId, u64, CLOSED_MAX>,
     connections: Connections,
     fragments: Fragments,
     last_number: u64,
@@ -197,10 +197,7 @@ impl Journeys {
         self.last_number += 1;
         let number = self.last_number;
         let mut ties = Vec::new();
-        let closed = self
-            .closed
-            .get(&packet)
-            .or_else(|| self.closed_before.get(&packet));
+        let closed = self.closed.get(&packet);
         if let Some(&other) = closed {
             ties.push(Tie {
                 relation: Relation::Continues,
@@ -279,9 +276,6 @@ impl Journeys {
         let Some(open) = self.open.remove(&packet) else {
             return;
         };
-        if self.closed.len() >= CLOSED_MAX / 2 {
-            self.closed_before = std::mem::take(&mut self.closed);
-        }
         self.closed.insert(packet, open.number);
         // An idle journey waits no longer: `at_ns` is the time now, and what is due is taken in order.
         let due_ns = at_ns.saturating_add(SETTLE_NS);

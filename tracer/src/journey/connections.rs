@@ -1,11 +1,12 @@
 //! The connections that packets belong to, and the rules that gave them other addresses.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use super::RuleRef;
 use crate::{
     connection::{Connection, Tuple},
     passage::Passage,
+    recent::Recent,
     traversal::{Conntrack, ConntrackState, Hook, Verdict},
 };
 
@@ -50,12 +51,11 @@ struct Known {
     snat: Option<Arc<Decided>>,
 }
 
-/// Everything known of connections. Memory is bounded: two generations of half the limit, the older one dropped.
+/// Everything known of connections.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     last: u64,
-    known: HashMap<Key, Known>,
-    before: HashMap<Key, Known>,
+    known: Recent<Key, Known, CONNECTIONS_MAX>,
 }
 
 impl Connections {
@@ -100,24 +100,13 @@ impl Connections {
     }
 
     fn known(&mut self, key: Key) -> &mut Known {
-        if !self.known.contains_key(&key) {
-            if self.known.len() >= CONNECTIONS_MAX / 2 {
-                self.before = std::mem::take(&mut self.known);
+        self.known.get_or_insert_with(key, || {
+            self.last += 1;
+            Known {
+                number: self.last,
+                dnat: None,
+                snat: None,
             }
-            let known = self.before.remove(&key).unwrap_or_else(|| {
-                self.last += 1;
-                Known {
-                    number: self.last,
-                    dnat: None,
-                    snat: None,
-                }
-            });
-            self.known.insert(key, known);
-        }
-        self.known.entry(key).or_insert_with(|| Known {
-            number: 0,
-            dnat: None,
-            snat: None,
         })
     }
 }

@@ -1,13 +1,14 @@
 //! What several formats say in the same words: numbers of packets, names, verdicts in colour, and the
 //! details of a traversal.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
 use crate::{
     journey::{By, Journey, Outcome, What},
     packet::Packet,
+    recent::Recent,
     traversal::{Conntrack, Device, PacketId, Traversal, Verdict},
 };
 
@@ -187,25 +188,16 @@ pub(super) fn verdict_style(verdict: Verdict) -> Style {
 #[derive(Default)]
 pub(super) struct Numbers {
     last: u64,
-    by_packet: HashMap<PacketId, u64>,
-    before: HashMap<PacketId, u64>,
+    by_packet: Recent<PacketId, u64, NUMBERS_MAX>,
 }
 
 impl Numbers {
-    /// The number of a packet. Memory is bounded: two generations of half the limit, the older one dropped.
+    /// The number of a packet.
     pub(super) fn of(&mut self, packet: PacketId) -> u64 {
-        if let Some(&number) = self.by_packet.get(&packet) {
-            return number;
-        }
-        if self.by_packet.len() >= NUMBERS_MAX / 2 {
-            self.before = std::mem::take(&mut self.by_packet);
-        }
-        let number = self.before.get(&packet).copied().unwrap_or_else(|| {
+        *self.by_packet.get_or_insert_with(packet, || {
             self.last += 1;
             self.last
-        });
-        self.by_packet.insert(packet, number);
-        number
+        })
     }
 }
 
@@ -236,6 +228,6 @@ mod tests {
         for skb in 3..3 * NUMBERS_MAX as u64 {
             numbers.of(packet(skb));
         }
-        assert!(numbers.by_packet.len() + numbers.before.len() <= NUMBERS_MAX);
+        assert!(numbers.by_packet.len() <= NUMBERS_MAX);
     }
 }
