@@ -17,7 +17,7 @@ use crate::{
     event::End,
     explain::Explanation,
     journey::{Journey, Journeys, Tally},
-    output::{self, Clock, Context, Format, Output, Unit},
+    output::{self, Clock, Context, Format, Output, Unit, printable},
     passage::Passage,
     traversal::Traversal,
 };
@@ -342,11 +342,7 @@ impl Results {
 fn list(text: &mut String, entries: impl ExactSizeIterator<Item = (u64, String)>) {
     let more = entries.len().saturating_sub(LISTED_MAX);
     for (count, entry) in entries.take(LISTED_MAX) {
-        let entry: String = entry
-            .trim_end()
-            .chars()
-            .map(|c| if c.is_control() { '?' } else { c })
-            .collect();
+        let entry = printable(entry.trim_end());
         let _ = writeln!(text, "  {count:>8}  {entry}");
     }
     if more > 0 {

@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
-use nix::time::{ClockId, clock_gettime};
 use tokio::{
     io::{
         Interest,
@@ -43,7 +42,7 @@ use crate::{
         verify,
     },
     netns::{Netns, names::NamespaceNames},
-    output::{Clock, Format},
+    output::{Clock, Format, monotonic_ns},
     parts::Parts,
     recording::{DeviceName, FunctionName, Noting},
     ruleset::source,
@@ -591,23 +590,15 @@ impl Show {
             match event.context("failed to decode: record")? {
                 Event::Traversal(part) => match self.parts.join(*part) {
                     Some(whole) => self.traversal(whole, attached)?,
-                    None => {
-                        if let Some(recorder) = &mut self.recorder {
-                            recorder.other(&self.raw);
-                        }
-                    }
+                    None => self.record(),
                 },
                 Event::End(end) => self.end(end),
                 Event::Witness(witness) => {
-                    if let Some(recorder) = &mut self.recorder {
-                        recorder.other(&self.raw);
-                    }
+                    self.record();
                     self.witnesses.keep(witness);
                 }
                 Event::Changed(changed) => {
-                    if let Some(recorder) = &mut self.recorder {
-                        recorder.other(&self.raw);
-                    }
+                    self.record();
                     self.changes.keep(changed);
                 }
             }
@@ -621,6 +612,13 @@ impl Show {
         }
         self.flush(attached)?;
         Ok(self.moment()?.map_or(drained, Drained::Ended))
+    }
+
+    /// Keeps the record just read in the recording, if there is one.
+    fn record(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.other(&self.raw);
+        }
     }
 
     /// The end of a packet; of one that was dropped the name of the function that did it is kept with it.
@@ -791,14 +789,6 @@ fn to_stdout(args: &TraceArgs) -> bool {
     } else {
         args.output.iter().any(Destination::is_stdout)
     }
-}
-
-/// The time by the clock that records have.
-fn monotonic_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
-        let part = |number: i64| u64::try_from(number).unwrap_or(0);
-        part(now.tv_sec()) * 1_000_000_000 + part(now.tv_nsec())
-    })
 }
 
 /// What the filter could not decide, if anything.

@@ -7,13 +7,11 @@ use crate::traversal::{Device, Traversal};
 
 /// Whether the packet satisfied every criterion when it entered the table.
 pub(super) fn satisfied(filter: &Filter, traversal: &Traversal) -> Option<bool> {
-    let asked = |criterion| filter.criteria & criterion != 0;
     let headers = Headers::of(traversal);
     let addresses = headers.addresses();
-    let source = addresses.map(|(source, _)| within(&source, &filter.source));
-    let destination = addresses.map(|(_, destination)| within(&destination, &filter.destination));
-    let either = addresses
-        .map(|(source, destination)| within(&source, &filter.either) || within(&destination, &filter.either));
+    let address = |holds: &dyn Fn(&[u8; 16], &[u8; 16]) -> bool| {
+        addresses.map(|(source, destination)| holds(&source, &destination))
+    };
     let ports = |holds: &dyn Fn(u16, u16) -> bool| {
         let ports = headers.ports()?;
         Some(ports.is_some_and(|(source, destination)| holds(source, destination)))
@@ -21,66 +19,55 @@ pub(super) fn satisfied(filter: &Filter, traversal: &Traversal) -> Option<bool> 
     let source_ports = filter.source_port_min..=filter.source_port_max;
     let destination_ports = filter.destination_port_min..=filter.destination_port_max;
     let either_ports = filter.either_port_min..=filter.either_port_max;
+    // What is not asked for holds.
+    let when = |criterion, holds: &dyn Fn() -> Option<bool>| {
+        if filter.criteria & criterion == 0 {
+            Some(true)
+        } else {
+            holds()
+        }
+    };
     all([
-        !asked(criteria::NETNS) || traversal.netns == filter.netns,
-        !asked(criteria::MARK) || traversal.mark_before & filter.mark_mask == filter.mark,
-        !asked(criteria::IN_DEVICE)
-            || is_called(
-                traversal.in_device.as_ref(),
-                &filter.in_device,
-                &filter.in_device_mask,
-            ),
-        !asked(criteria::OUT_DEVICE)
-            || is_called(
-                traversal.out_device.as_ref(),
-                &filter.out_device,
-                &filter.out_device_mask,
-            ),
-    ]
-    .map(Some)
-    .into_iter()
-    .chain([
-        if asked(criteria::SOURCE) {
-            source
-        } else {
-            Some(true)
-        },
-        if asked(criteria::DESTINATION) {
-            destination
-        } else {
-            Some(true)
-        },
-        if asked(criteria::EITHER) {
-            either
-        } else {
-            Some(true)
-        },
-        if asked(criteria::PROTOCOL) {
-            headers
-                .transport()
-                .map(|(protocol, _)| protocol == filter.protocol)
-        } else {
-            Some(true)
-        },
-        if asked(criteria::SOURCE_PORT) {
+        when(criteria::NETNS, &|| Some(traversal.netns == filter.netns)),
+        when(criteria::MARK, &|| {
+            Some(traversal.mark_before & filter.mark_mask == filter.mark)
+        }),
+        when(criteria::IN_DEVICE, &|| {
+            let device = traversal.in_device.as_ref();
+            Some(is_called(device, &filter.in_device, &filter.in_device_mask))
+        }),
+        when(criteria::OUT_DEVICE, &|| {
+            let device = traversal.out_device.as_ref();
+            Some(is_called(device, &filter.out_device, &filter.out_device_mask))
+        }),
+        when(criteria::SOURCE, &|| {
+            address(&|source, _| within(source, &filter.source))
+        }),
+        when(criteria::DESTINATION, &|| {
+            address(&|_, destination| within(destination, &filter.destination))
+        }),
+        when(criteria::EITHER, &|| {
+            address(&|source, destination| {
+                within(source, &filter.either) || within(destination, &filter.either)
+            })
+        }),
+        when(criteria::PROTOCOL, &|| {
+            let (protocol, _) = headers.transport()?;
+            Some(protocol == filter.protocol)
+        }),
+        when(criteria::SOURCE_PORT, &|| {
             ports(&|source, _| source_ports.contains(&source))
-        } else {
-            Some(true)
-        },
-        if asked(criteria::DESTINATION_PORT) {
+        }),
+        when(criteria::DESTINATION_PORT, &|| {
             ports(&|_, destination| destination_ports.contains(&destination))
-        } else {
-            Some(true)
-        },
-        if asked(criteria::EITHER_PORT) {
+        }),
+        when(criteria::EITHER_PORT, &|| {
             any([
                 ports(&|source, _| either_ports.contains(&source)),
                 ports(&|_, destination| either_ports.contains(&destination)),
             ])
-        } else {
-            Some(true)
-        },
-    ]))
+        }),
+    ])
 }
 
 /// Whether this traversal is to be shown.

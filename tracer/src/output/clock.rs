@@ -10,14 +10,19 @@ pub struct Clock {
     zone: TimeZone,
 }
 
+/// The time now by `CLOCK_MONOTONIC`.
+pub(crate) fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
+        let part = |number: i64| u64::try_from(number).unwrap_or(0);
+        part(now.tv_sec()) * 1_000_000_000 + part(now.tv_nsec())
+    })
+}
+
 impl Clock {
     /// This machine's clock, as it is set now.
     #[must_use]
     pub fn system() -> Self {
-        let monotonic_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| {
-            i128::from(now.tv_sec()) * 1_000_000_000 + i128::from(now.tv_nsec())
-        });
-        let offset_ns = Timestamp::now().as_nanosecond() - monotonic_ns;
+        let offset_ns = Timestamp::now().as_nanosecond() - i128::from(monotonic_ns());
         Self::with_offset_ns(i64::try_from(offset_ns).unwrap_or_default())
     }
 

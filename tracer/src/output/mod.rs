@@ -24,6 +24,8 @@ mod words;
 use std::io;
 
 pub use clock::Clock;
+pub(crate) use clock::monotonic_ns;
+pub(crate) use words::printable;
 
 use crate::{explain::Explanation, journey::Journey, traversal::Traversal};
 

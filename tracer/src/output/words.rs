@@ -78,7 +78,7 @@ pub(super) fn details(
 }
 
 /// Names come from whoever made the table or device; control characters must not reach a terminal.
-pub(super) fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     name.chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect()
