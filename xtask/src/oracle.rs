@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::setup::Series;
-use crate::vm::{Job, Lab};
+use crate::vm::{Job, Lab, VmOptions};
 use crate::workspace::Workspace;
 
 /// Options of `cargo xtask oracle`.
@@ -95,8 +95,13 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
         Duration::ZERO
     };
     let limit = LIMITS[0] + LIMITS[1] * rulesets + shrinking;
-    let outcome =
-        lab.run_on_one_processor(kernel, Some(limit), &job, &mut io::stdout(), &mut io::stderr())?;
+    // One thing happens at a time.
+    let options = VmOptions {
+        processors: 1,
+        ..lab.options().clone()
+    };
+    let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
+    let outcome = lab.run_with(&options, kernel, Some(limit), &job, &mut stdout, &mut stderr)?;
     if let Some(console) = outcome.console {
         eprintln!("hint: the console is in {}", console.display());
     }

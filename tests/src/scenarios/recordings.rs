@@ -44,14 +44,7 @@ fn shown_as_it_was_seen() -> Result<()> {
     for (tracer, format) in tracers.into_iter().zip(FORMATS) {
         let live = tracer.stop_as_text()?;
         ensure!(!live.shown.is_empty(), "{format}: nothing was seen");
-        let (code, recorded) = show(&format!("{} --format {format}", file(format)))?;
-        ensure!(code == Some(exit::DONE), "{format}: {}", recorded.said);
-        ensure!(
-            live.shown == recorded.shown,
-            "{format}: seen:\n{}\nrecorded:\n{}",
-            live.shown,
-            recorded.shown
-        );
+        shown_the_same(&file(format), format, &live.shown)?;
     }
     Ok(())
 }
@@ -80,15 +73,20 @@ fn of_nf_tables() -> Result<()> {
             "{format}: {}",
             live.shown
         );
-        let (code, recorded) = show(&format!("{} --format {format}", file(format)))?;
-        ensure!(code == Some(exit::DONE), "{format}: {}", recorded.said);
-        ensure!(
-            live.shown == recorded.shown,
-            "{format}: seen:\n{}\nrecorded:\n{}",
-            live.shown,
-            recorded.shown
-        );
+        shown_the_same(&file(format), format, &live.shown)?;
     }
+    Ok(())
+}
+
+/// A recording is shown in a format as it was seen live.
+fn shown_the_same(file: &str, format: &str, live: &str) -> Result<()> {
+    let (code, recorded) = show(&format!("{file} --format {format}"))?;
+    ensure!(code == Some(exit::DONE), "{format}: {}", recorded.said);
+    ensure!(
+        live == recorded.shown,
+        "{format}: seen:\n{live}\nrecorded:\n{}",
+        recorded.shown
+    );
     Ok(())
 }
 

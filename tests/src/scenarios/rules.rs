@@ -310,7 +310,7 @@ fn another_namespace_is_read_by_inode() -> Result<()> {
     ensure!(saved.contains("-A FORWARD -j DROP"), "{saved}");
     ensure!(Netns::current()?.inode() == here, "the thread has moved");
     // A namespace that only this thread is in.
-    let found = Netns::by_inode(u32::try_from(here)?).context("own namespace is not found")?;
+    let found = Netns::by_inode(here).context("own namespace is not found")?;
     ensure!(found.name().contains("/task/"), "{}", found.name());
     ensure!(Netns::by_inode(1).is_none(), "a namespace of inode 1");
     Ok(())

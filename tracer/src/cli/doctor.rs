@@ -10,8 +10,8 @@ use super::exit::{Exit, Failure};
 use crate::kernel::machine::Machine;
 use crate::kernel::preflight::{self, Families, Finding, Outcome, Report};
 use crate::kernel::probes::Place;
-use crate::nftables::source;
 use crate::netns::Netns;
+use crate::nftables::source;
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();

@@ -26,7 +26,7 @@ use tracer_common::{
     Commit, Counter, FRAMES_MAX, Filter, Guard, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
 };
 
-use crate::{nftables::key::TraceKey, netns::reader_name};
+use crate::{netns::reader_name, nftables::key::TraceKey};
 
 use super::{
     KernelBtf, link,

@@ -13,11 +13,7 @@ use crate::{
     netns::Netns,
     nftables::explain::Rules as NftablesRules,
     replay::{self, Purity},
-    ruleset::{
-        Extension, Labels, Table, Target,
-        source::QUESTIONS,
-        text::Texts,
-    },
+    ruleset::{Extension, Labels, Table, Target, source::QUESTIONS, text::Texts},
     traversal::Family,
 };
 

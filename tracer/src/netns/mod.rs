@@ -229,7 +229,9 @@ fn places(root: &Path) -> impl Iterator<Item = PathBuf> {
 /// Files that namespaces are mounted on.
 fn named(root: &Path) -> impl Iterator<Item = PathBuf> {
     let root = root.to_owned();
-    NAMED.into_iter().flat_map(move |directory| entries(&root.join(directory)))
+    NAMED
+        .into_iter()
+        .flat_map(move |directory| entries(&root.join(directory)))
 }
 
 /// Directories of processes.
@@ -300,7 +302,10 @@ mod tests {
     fn a_file_is_no_namespace() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Netns::from_path(file.path()).unwrap_err();
-        assert!(error.to_string().ends_with(": not a network namespace"), "{error}");
+        assert!(
+            error.to_string().ends_with(": not a network namespace"),
+            "{error}"
+        );
         let error = Netns::from_path(Path::new("/nonexistent/netns")).unwrap_err();
         let expected = "failed to open network namespace: /nonexistent/netns: ";
         assert!(error.to_string().starts_with(expected), "{error}");

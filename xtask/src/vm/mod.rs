@@ -81,6 +81,11 @@ impl Lab {
         &self.kernels
     }
 
+    /// What an ordinary machine is like.
+    pub(crate) fn options(&self) -> &VmOptions {
+        &self.options
+    }
+
     /// Runs a job on a kernel; `limit` is for everything.
     pub(crate) fn run(
         &self,
@@ -91,22 +96,6 @@ impl Lab {
         stderr: &mut (dyn io::Write + Send),
     ) -> Result<Outcome> {
         self.run_with(&self.options, kernel, limit, job, stdout, stderr)
-    }
-
-    /// The same in a machine where one thing happens at a time.
-    pub(crate) fn run_on_one_processor(
-        &self,
-        kernel: &Kernel,
-        limit: Option<Duration>,
-        job: &Job,
-        stdout: &mut (dyn io::Write + Send),
-        stderr: &mut (dyn io::Write + Send),
-    ) -> Result<Outcome> {
-        let options = VmOptions {
-            processors: 1,
-            ..self.options.clone()
-        };
-        self.run_with(&options, kernel, limit, job, stdout, stderr)
     }
 
     /// The same in a machine that is not the ordinary one.
