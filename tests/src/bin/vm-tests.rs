@@ -13,5 +13,7 @@ fn main() -> ExitCode {
         eprintln!("{error:#}");
         return ExitCode::FAILURE;
     }
-    libtest_mimic::run(&arguments, scenarios::all()).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, scenarios::all());
+    print!("slowest:\n{}", scenarios::slowest());
+    conclusion.exit_code()
 }

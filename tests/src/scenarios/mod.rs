@@ -20,6 +20,9 @@ mod replacement;
 mod rules;
 mod verify;
 
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
 
@@ -59,18 +62,40 @@ pub fn all() -> Vec<Trial> {
 /// Times a scenario is played in which the kernel skips probes.
 const PLAYED_MAX: u32 = 4;
 
+/// Scenarios that took longest and are told at the end.
+const SLOWEST: usize = 12;
+
+static TOOK: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
 /// A test that runs in a network namespace of its own.
 fn trial(name: &str, body: fn() -> Result<()>) -> Trial {
+    let called = name.to_owned();
     Trial::test(name, move || {
+        let started = Instant::now();
         let mut played = 1;
-        loop {
+        let result = loop {
             match netns::isolated(body) {
                 Err(error) if error.is::<ProbesSkipped>() && played < PLAYED_MAX => {
                     eprintln!("playing it again: {error}");
                     played += 1;
                 }
-                result => return result.map_err(|error| Failed::from(format!("{error:#}"))),
+                result => break result.map_err(|error| Failed::from(format!("{error:#}"))),
             }
+        };
+        if let Ok(mut took) = TOOK.lock() {
+            took.push((started.elapsed(), called));
         }
+        result
     })
+}
+
+/// Where the time went: the slowest of the scenarios that have run, a line each.
+#[must_use]
+pub fn slowest() -> String {
+    let Ok(mut took) = TOOK.lock() else {
+        return String::new();
+    };
+    took.sort_unstable_by(|one, other| other.cmp(one));
+    let line = |(took, name): &(Duration, String)| format!("{:>6.1} s  {name}\n", took.as_secs_f32());
+    took.iter().take(SLOWEST).map(line).collect()
 }
