@@ -44,6 +44,14 @@ impl Instruments {
         })
     }
 
+    /// Whether there is nothing that `others` has not. What a tracer of an earlier scenario left may be on its way out.
+    #[must_use]
+    pub fn are_among(&self, others: &Self) -> bool {
+        self.kprobes.is_subset(&others.kprobes)
+            && self.kprobe_events == others.kprobe_events
+            && self.objects.is_subset(&others.objects)
+    }
+
     /// Whether there are probes: kprobes, or programs on links (of which the oldest kernel tells nothing).
     #[must_use]
     pub fn has_probes(&self) -> bool {

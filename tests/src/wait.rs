@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How long anything local may take in an emulated machine that shares its processor.
-pub const LIMIT: Duration = Duration::from_secs(30);
+/// How long anything local may take in an emulated machine that shares its processor: whoever waits longer hangs.
+pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// Between two looks; short, since it only bounds the waste.
 const PAUSE: Duration = Duration::from_millis(5);
