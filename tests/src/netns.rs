@@ -176,6 +176,34 @@ impl Drop for Namespace {
     }
 }
 
+/// What two nodes are connected with: a hub in a network namespace of its own. It hands every packet on as a copy, for
+/// it has a third port at which the packet itself ends; so each node has a `sk_buff` of its own.
+#[derive(Debug)]
+pub struct Wire {
+    _hub: Namespace,
+}
+
+impl Wire {
+    /// Connects the current namespace with another one, by a device of the same name in both.
+    ///
+    /// # Errors
+    ///
+    /// When `ip` does.
+    pub fn new(other: &Namespace, device: &str) -> Result<Self> {
+        let hub = Namespace::new("wire")?;
+        hub.ip("link add hub type bridge ageing_time 0 mcast_snooping 0")?;
+        // The port that was added first is served last, with the packet itself (`br_flood`, `net/bridge/br_forward.c`).
+        hub.ip("link add sink type dummy")?;
+        hub.veth(device, "near")?;
+        other.enter(|| hub.veth(device, "far"))?;
+        for port in ["sink", "near", "far"] {
+            hub.ip(&format!("link set {port} master hub up"))?;
+        }
+        hub.ip("link set hub up")?;
+        Ok(Self { _hub: hub })
+    }
+}
+
 /// Adds a device without anything behind it, up and with an address (`192.168.0.1/24`).
 ///
 /// # Errors

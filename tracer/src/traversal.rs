@@ -254,6 +254,8 @@ pub struct Device {
     pub name: String,
     /// Its index in the network namespace.
     pub ifindex: u32,
+    /// Who has its other end, where that is another network namespace and the machine was asked and knows.
+    pub peer: Option<Arc<str>>,
 }
 
 /// Who a packet is. Two traversals with the same identity are the same packet's.
@@ -548,6 +550,7 @@ fn device(bytes: &[u8], ifindex: u32) -> Option<Device> {
     (ifindex != 0).then(|| Device {
         name: name(bytes),
         ifindex,
+        peer: None,
     })
 }
 
@@ -593,7 +596,8 @@ mod tests {
             traversal.out_device,
             Some(Device {
                 name: "lo".into(),
-                ifindex: 1
+                ifindex: 1,
+                peer: None,
             })
         );
         assert_eq!(traversal.mark_after, Some(0x4001));

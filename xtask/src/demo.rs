@@ -12,7 +12,7 @@ use crate::setup::Series;
 use crate::vm::{Job, Lab};
 use crate::workspace::Workspace;
 
-/// The formats of tracer.
+/// The formats of tracer; `--help` has them without building it.
 const FORMATS: [&str; 10] = [
     "tree", "line", "drops", "stats", "tables", "log", "json", "diagram", "mermaid", "pcapng",
 ];
@@ -82,4 +82,25 @@ pub(crate) fn command(args: Args) -> Result<ExitCode> {
         eprintln!("hint: the console is in {}", console.display());
     }
     Ok(ExitCode::from(outcome.code))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn formats_are_those_of_tracer() {
+        let formats = ::tracer::output::Format::value_variants().iter();
+        let names: Vec<String> = formats
+            .filter_map(|format| Some(format.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        assert_eq!(names, FORMATS);
+    }
+
+    #[test]
+    fn cases_are_those_of_the_guest() {
+        assert_eq!(::tests::demo::CASES.map(|case| case.name), CASES);
+    }
 }

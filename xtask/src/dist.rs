@@ -11,14 +11,16 @@ use anyhow::{Context as _, Result, ensure};
 use crate::workspace::Workspace;
 use crate::{build, process};
 
-/// What goes into the archive as it is.
+/// What goes into the archive as it is, beside the documentation.
 const FILES: [(&str, &str); 5] = [
     ("README.md", "README.md"),
+    ("ARCHITECTURE.md", "ARCHITECTURE.md"),
     ("LICENSE-MIT", "LICENSE-MIT"),
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("tracer-ebpf/LICENSE-GPL2", "LICENSE-GPL2"),
-    ("docs/recording.md", "docs/recording.md"),
 ];
+/// The documentation, whole: its pages lead to each other.
+const DOCS: &str = "docs";
 
 /// The rest: made by this command.
 const MADE: [&str; 5] = [
@@ -52,13 +54,37 @@ pub(crate) fn command(_: &Args) -> Result<()> {
         .context("failed to set permissions: tracer")?;
     runs_alone(&tree.join("tracer"))?;
     build::run_example(&ws, "documents", &tree)?;
-    for (from, to) in FILES {
+    let files = files(&ws.root)?;
+    for (from, to) in &files {
         copy(&ws.root.join(from), &tree.join(to))?;
     }
     let archive = pack(&dist, &name)?;
-    holds_everything(&archive, &name)?;
+    holds_everything(&archive, &name, &files)?;
     println!("{}", archive.display());
     Ok(())
+}
+
+/// Everything that goes into the archive as it is: where it is, and where it goes.
+fn files(root: &Path) -> Result<Vec<(String, String)>> {
+    let mut files: Vec<(String, String)> = FILES
+        .iter()
+        .map(|(from, to)| ((*from).to_owned(), (*to).to_owned()))
+        .collect();
+    let mut directories = vec![DOCS.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let failed = || format!("failed to read: {directory}");
+        for entry in fs::read_dir(root.join(&directory)).with_context(failed)? {
+            let entry = entry.with_context(failed)?;
+            let path = format!("{directory}/{}", entry.file_name().to_string_lossy());
+            if entry.file_type().with_context(failed)?.is_dir() {
+                directories.push(path);
+            } else {
+                files.push((path.clone(), path));
+            }
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
 }
 
 /// A binary that needs nothing of the node but its kernel.
@@ -125,19 +151,19 @@ fn pack(dist: &Path, name: &str) -> Result<PathBuf> {
     Ok(dist.join(archive))
 }
 
-fn holds_everything(archive: &Path, name: &str) -> Result<()> {
+fn holds_everything(archive: &Path, name: &str, files: &[(String, String)]) -> Result<()> {
     let list = process::output(Command::new("tar").arg("-tf").arg(archive))?;
-    match missing(&list, name) {
+    match missing(&list, name, files) {
         None => Ok(()),
         Some(file) => anyhow::bail!("failed to pack: {}: {file} is not in it", archive.display()),
     }
 }
 
 /// The first file that is not in the list of an archive's files.
-fn missing(list: &str, name: &str) -> Option<&'static str> {
-    let files = FILES.iter().map(|(_, to)| *to).chain(MADE);
+fn missing<'a>(list: &str, name: &str, files: &'a [(String, String)]) -> Option<&'a str> {
+    let mut files = files.iter().map(|(_, to)| to.as_str()).chain(MADE);
     let has = |file: &str| list.lines().any(|line| line == format!("{name}/{file}"));
-    files.into_iter().find(|file| !has(file))
+    files.find(|file| !has(file))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -154,26 +180,44 @@ fn create_dir(dir: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    fn all() -> Vec<(String, String)> {
+        files(&Workspace::find().unwrap().root).unwrap()
+    }
+
     #[test]
     fn what_is_missing_in_an_archive_is_named() {
-        let whole: String = FILES
+        let files = all();
+        let whole: String = files
             .iter()
-            .map(|(_, to)| *to)
+            .map(|(_, to)| to.as_str())
             .chain(MADE)
             .map(|file| format!("t-1/{file}\n"))
             .collect();
-        assert_eq!(missing(&whole, "t-1"), None);
+        assert_eq!(missing(&whole, "t-1", &files), None);
         assert_eq!(
-            missing(&whole.replace("t-1/man/tracer.1\n", ""), "t-1"),
+            missing(&whole.replace("t-1/man/tracer.1\n", ""), "t-1", &files),
             Some("man/tracer.1")
         );
     }
 
+    /// Every link of every page leads to a file of the archive, or to a directory of such.
     #[test]
-    fn what_is_packed_exists() {
+    fn pages_lead_to_what_is_packed() {
         let root = Workspace::find().unwrap().root;
-        for (from, _) in FILES {
-            assert!(root.join(from).is_file(), "{from}");
+        let files = all();
+        let is_packed = |path: &str| {
+            files
+                .iter()
+                .any(|(_, to)| to == path || to.starts_with(&format!("{path}/")))
+        };
+        for (from, to) in files.iter().filter(|(_, to)| to.ends_with(".md")) {
+            let text = fs::read_to_string(root.join(from)).unwrap();
+            let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+            for (link, _) in links.filter(|(link, _)| !link.contains("://") && !link.starts_with('#')) {
+                let file = link.split('#').next().unwrap_or(link);
+                let beside = Path::new(to).parent().unwrap().join(file);
+                assert!(is_packed(beside.to_str().unwrap()), "{to}: {link}");
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use super::{add_route, calico_pod, forward};
 use crate::command;
 use crate::neighbours::Family;
-use crate::netns::Namespace;
+use crate::netns::{Namespace, Wire};
 use crate::ruleset;
 use crate::traffic::Place;
 
@@ -46,6 +46,21 @@ pub struct DockerCalico {
 pub fn docker_calico() -> Result<DockerCalico> {
     let slave = Namespace::new("slave1")?;
     slave.veth("ens33", "ens33")?;
+    set_up(slave)
+}
+
+/// Sets both up with a wire between them: what comes out of it is another `sk_buff`, as on two machines.
+///
+/// # Errors
+///
+/// When any of the tools does.
+pub fn docker_calico_apart() -> Result<(DockerCalico, Wire)> {
+    let slave = Namespace::new("slave1")?;
+    let wire = Wire::new(&slave, "ens33")?;
+    Ok((set_up(slave)?, wire))
+}
+
+fn set_up(slave: Namespace) -> Result<DockerCalico> {
     command::run(&format!("ip address add {MASTER}/24 dev ens33"))?;
     slave.ip(&format!("address add {SLAVE}/24 dev ens33"))?;
     add_route(None, Family::V4, &format!("172.20.42.128/26 via {SLAVE}"))?;

@@ -12,8 +12,10 @@ mod loss;
 mod nested;
 mod nftables;
 mod nodeport;
+mod nodes;
 mod oracle;
 mod pages;
+mod places;
 mod random;
 mod recordings;
 mod replacement;
@@ -49,6 +51,8 @@ pub fn all() -> Vec<Trial> {
         connections::trials(),
         fields::trials(),
         recordings::trials(),
+        nodes::trials(),
+        places::trials(),
         loss::trials(),
         concurrency::trials(),
         replacement::trials(),

@@ -120,6 +120,12 @@ Needs no root, no eBPF and none of the rules: the recording has everything.
 Names for --netns are looked up on this machine; net:[INODE] is a namespace of
 the machine where it was recorded.
 
+Of several recordings, a packet that left one node and came to another is one
+journey, by what NAT and tunnels leave alone of it; the nodes' clocks are not
+compared. What cannot be told apart is not joined, and says so. What one node's
+part satisfies the filter is shown with the parts of all. `tables` and `log` are
+merged by time of day.
+
 A recording that was cut off is shown as far as it was written, and a damaged
 one as far as it is whole; both are said on standard error.
 
@@ -127,7 +133,7 @@ Examples:
   tracer trace --port 32275 --write node.rec   on the node
   tracer show node.rec                         anywhere
   tracer show node.rec tcp --format log        some of it, in another format
-  tracer show a.rec b.rec                      two nodes, by time of day";
+  tracer show a.rec b.rec                      two nodes: each packet over both";
 
 /// The command line, for what is made of it: man pages, completions.
 #[must_use]

@@ -16,8 +16,8 @@ use super::exit::{Exit, Failure};
 use crate::{
     event::End,
     explain::Explanation,
-    journey::{Journey, Journeys, Tally},
-    output::{self, Clock, Context, Format, Output, Unit, printable},
+    journey::{Journey, Journeys, NodeCounts, Nodes, Tally},
+    output::{self, Clock, Context, Format, Homes, Output, Unit, printable},
     passage::Passage,
     traversal::Traversal,
 };
@@ -88,10 +88,20 @@ pub struct Results {
     sinks: Vec<Sink>,
     /// Where a format shows journeys.
     journeys: Option<Journeys>,
+    /// Where those of several nodes are shown together.
+    nodes: Option<Joining>,
     tally: Tally,
     shown: u64,
     shown_max: Option<u64>,
     state: State,
+}
+
+/// What it takes to join what several nodes have recorded.
+#[derive(Default)]
+struct Joining {
+    nodes: Nodes,
+    /// Of packets that were not asked for: they may be parts of those that were.
+    others: Journeys,
 }
 
 struct Sink {
@@ -129,11 +139,23 @@ impl Results {
         Ok(Self {
             sinks,
             journeys,
+            nodes: None,
             tally: Tally::default(),
             shown: 0,
             shown_max,
             state: State::Open,
         })
+    }
+
+    /// Joins journeys of several nodes: they are written when nothing comes any more.
+    pub fn join_nodes(&mut self) {
+        self.nodes = self.journeys.is_some().then(Joining::default);
+    }
+
+    /// Whether journeys of several nodes are joined.
+    #[must_use]
+    pub fn joins_nodes(&self) -> bool {
+        self.nodes.is_some()
     }
 
     /// Whether any format shows rules.
@@ -208,13 +230,35 @@ impl Results {
         }
     }
 
+    /// Takes a traversal that was not asked for, should it be of a packet that another node was asked for.
+    pub fn other_traversal(&mut self, traversal: Traversal, explanation: Option<&Explanation>) {
+        if let Some(joining) = &mut self.nodes {
+            joining.others.passage(Passage::of(traversal, explanation));
+        }
+    }
+
+    /// The same for the end of a packet.
+    pub fn other_end(&mut self, end: &End, function: impl FnOnce(u64) -> Option<String>) {
+        if let Some(joining) = &mut self.nodes {
+            joining.others.end(end, function);
+        }
+    }
+
     /// Writes the journeys that are over at this time, `CLOCK_MONOTONIC`.
     ///
     /// # Errors
     /// What a writer says.
     pub fn at(&mut self, now_ns: u64) -> anyhow::Result<()> {
         let over = self.journeys.as_mut().map(|journeys| journeys.over(now_ns));
-        self.journeys_over(over.unwrap_or_default())
+        let Some(joining) = &mut self.nodes else {
+            return self.journeys_over(over.unwrap_or_default());
+        };
+        let others = joining.others.over(now_ns);
+        if joining.take(over.unwrap_or_default(), others) {
+            let joined = joining.nodes.join();
+            return self.journeys_over(joined);
+        }
+        Ok(())
     }
 
     /// Writes what is left: nothing comes any more.
@@ -222,8 +266,13 @@ impl Results {
     /// # Errors
     /// What a writer says.
     pub fn finish(&mut self) -> anyhow::Result<()> {
-        let rest = self.journeys.as_mut().map(Journeys::rest);
-        self.journeys_over(rest.unwrap_or_default())?;
+        let mut rest = self.journeys.as_mut().map(Journeys::rest).unwrap_or_default();
+        if let Some(joining) = &mut self.nodes {
+            let others = joining.others.rest();
+            joining.take(rest, others);
+            rest = joining.nodes.join();
+        }
+        self.journeys_over(rest)?;
         for index in 0..self.sinks.len() {
             let written = self.sinks[index].output.finish();
             self.written(index, written)?;
@@ -306,12 +355,14 @@ impl Results {
             return String::new();
         };
         let counts = journeys.counts();
-        let mut text = format!(
+        let mut text = self.nodes.as_ref().map(Joining::summary).unwrap_or_default();
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
             "journeys: {} complete, {} partial",
             counts.journeys - counts.partial,
             counts.partial
         );
-        // Writing to a string cannot fail.
         if counts.cut > 0 {
             let _ = write!(text, " ({} cut, too many at once)", counts.cut);
         }
@@ -333,6 +384,44 @@ impl Results {
                     let rule_text = rule.text.as_deref().unwrap_or_default();
                     (*count, format!("{}  {rule_text}", rule.label))
                 }),
+            );
+        }
+        text
+    }
+}
+
+impl Joining {
+    /// True where it is time to join.
+    fn take(&mut self, over: Vec<Journey>, others: Vec<Journey>) -> bool {
+        let mut full = false;
+        for journey in over {
+            full |= self.nodes.take(journey);
+        }
+        for journey in others {
+            full |= self.nodes.take_other(journey);
+        }
+        full
+    }
+
+    /// What joining has found; a line for each.
+    fn summary(&self) -> String {
+        let NodeCounts {
+            joined,
+            ambiguous,
+            batches,
+        } = self.nodes.counts;
+        let mut text = format!("joined over nodes or tunnels: {joined}\n");
+        // Writing to a string cannot fail.
+        if ambiguous > 0 {
+            let _ = writeln!(
+                text,
+                "not joined, for nothing tells them apart from others: {ambiguous}"
+            );
+        }
+        if batches > 1 {
+            let _ = writeln!(
+                text,
+                "too many packets to compare at once: compared in {batches} parts (a narrower filter helps)"
             );
         }
         text
@@ -406,12 +495,12 @@ fn stdout(format: Format) -> Box<dyn io::Write> {
     }
 }
 
-/// What is the same for all formats: the network namespace that needs no mention, and the clock of the machine where it
+/// What is the same for all formats: the network namespaces that need no mention, and the clock of the machine where it
 /// happened.
 #[must_use]
-pub fn context(own_netns: Option<u32>, clock: Clock) -> Context {
+pub fn context(homes: Homes, clock: Clock) -> Context {
     Context {
-        own_netns,
+        homes,
         clock,
         width: terminal_size::terminal_size().map(|(width, _)| usize::from(width.0)),
     }

@@ -25,7 +25,8 @@ use crate::{
     explain::{Explainer, Explanation},
     filter::Selection,
     kernel::devices::DeviceNames,
-    output::{Clock, Format},
+    netns::places::Places,
+    output::{Clock, Format, Homes},
     parts::Parts,
     recording::{Counted, Damage, Entry, Host, Item, OpenError, Reader, Recorded},
     traversal::Traversal,
@@ -35,7 +36,7 @@ use crate::{
 /// Arguments of `tracer show`.
 #[derive(Args, Clone, Debug)]
 pub struct ShowArgs {
-    /// Recordings of `tracer trace --write`, several of them merged by time of day; then which packets to show, in
+    /// Recordings of `tracer trace --write`, those of several nodes joined; then which packets to show, in
     /// tcpdump's syntax: it begins with the first word that is no file. - is standard input
     #[arg(value_name = "FILE... [EXPRESSION]", required = true)]
     words: Vec<String>,
@@ -82,12 +83,14 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             shift_ns: 0,
             reader,
             selection: Selection::new(wanted.clone()),
+            others: false,
             explainer: None,
             recorded: Recorded::default(),
             witnesses: Witnesses::default(),
             changes: Changes::default(),
             parts: Parts::default(),
             device_names: DeviceNames::default(),
+            places: Places::default(),
             functions: HashMap::new(),
             traversals: 0,
             strange: 0,
@@ -98,9 +101,15 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
         });
     }
     let clock_offset_ns = align(&mut recordings);
-    let own_netns = recordings.first().and_then(|recording| recording.host().netns);
-    let context = results::context(own_netns, Clock::with_offset_ns(clock_offset_ns));
+    let homes = Homes::of(recordings.iter().map(|recording| recording.host().netns));
+    let context = results::context(homes, Clock::with_offset_ns(clock_offset_ns));
     let mut results = Results::open(args.format, &args.output, &context, args.count)?;
+    if recordings.len() > 1 {
+        results.join_nodes();
+    }
+    for recording in &mut recordings {
+        recording.others = results.joins_nodes();
+    }
     if results.show_rules() {
         for recording in &mut recordings {
             recording.explainer = Some(Explainer::default());
@@ -187,6 +196,8 @@ struct Recording {
     shift_ns: i64,
     reader: Reader<Box<dyn Read>>,
     selection: Selection,
+    /// Whether what was not asked for may be a part of what was.
+    others: bool,
     /// Where the format shows rules.
     explainer: Option<Explainer>,
     recorded: Recorded,
@@ -194,6 +205,7 @@ struct Recording {
     changes: Changes,
     parts: Parts,
     device_names: DeviceNames,
+    places: Places,
     /// Names of functions that dropped packets, by an address within.
     functions: HashMap<u64, Option<String>>,
     traversals: u64,
@@ -210,18 +222,18 @@ struct Recording {
 
 /// What is to be shown.
 enum Shown {
-    /// A traversal with its path.
-    Traversal(Box<Traversal>, Option<Explanation>),
-    /// The end of a packet.
-    End(End),
+    /// A traversal with its path; and whether it was asked for.
+    Traversal(Box<Traversal>, Option<Explanation>, bool),
+    /// The end of a packet, as it is for what was asked for, and as it is for what was not.
+    End(Option<End>, End),
 }
 
 impl Shown {
     /// When it was sent.
     fn time_ns(&self) -> u64 {
         match self {
-            Self::Traversal(traversal, _) => traversal.left_ns,
-            Self::End(end) => end.ended_ns,
+            Self::Traversal(traversal, ..) => traversal.left_ns,
+            Self::End(_, end) => end.ended_ns,
         }
     }
 }
@@ -255,12 +267,18 @@ impl Recording {
                             None => continue,
                         },
                         Ok(Event::End(mut end)) => {
-                            if !self.selection.takes_end(&mut end) {
+                            let mut taken = end;
+                            let takes = self.selection.takes_end(&mut taken);
+                            if !takes && !self.others {
                                 continue;
                             }
                             end.packet = end.packet.of_recording(self.number);
                             end.ended_ns = end.ended_ns.saturating_add_signed(self.shift_ns);
-                            return Some(Shown::End(end));
+                            let taken = takes.then_some(End {
+                                passes: taken.passes,
+                                ..end
+                            });
+                            return Some(Shown::End(taken, end));
                         }
                         Ok(Event::Changed(changed)) => {
                             self.changes.keep(changed);
@@ -281,15 +299,21 @@ impl Recording {
                     self.traversals += 1;
                     self.witnesses.complete(&mut traversal);
                     self.changes.complete(&mut traversal);
-                    if !self.selection.takes(&mut traversal) {
-                        continue;
+                    let (first, pass) = (traversal.first, traversal.pass);
+                    let takes = self.selection.takes(&mut traversal);
+                    if !takes {
+                        if !self.others {
+                            continue;
+                        }
+                        (traversal.first, traversal.pass) = (first, pass);
                     }
                     self.device_names.recall(&mut traversal);
+                    self.places.recall(&mut traversal);
                     let explainer = self.explainer.as_mut();
                     let explanation =
                         explainer.map(|explainer| explainer.explain(&traversal, &mut self.recorded));
                     traversal.place(self.number, self.node.clone(), self.shift_ns);
-                    return Some(Shown::Traversal(traversal, explanation));
+                    return Some(Shown::Traversal(traversal, explanation, takes));
                 }
                 Entry::Table(table) => {
                     self.recorded.table(&table);
@@ -306,6 +330,9 @@ impl Recording {
                 Entry::Unread(unread) => self.recorded.unread(unread),
                 Entry::Device(device) => {
                     self.device_names.learn(device.netns, device.ifindex, device.name);
+                }
+                Entry::Place(place) => {
+                    self.places.learn(&place.into());
                 }
                 Entry::Function(function) => {
                     self.functions.insert(function.address, function.name);
@@ -378,12 +405,19 @@ fn merge(recordings: &mut [Recording], results: &mut Results) -> Result<(), Fail
         .collect();
     while let Some(Reverse((time_ns, place))) = heap.pop() {
         match heads[place].take() {
-            Some(Shown::Traversal(traversal, explanation)) => {
+            Some(Shown::Traversal(traversal, explanation, true)) => {
                 results.traversal(*traversal, explanation.as_ref())?;
             }
-            Some(Shown::End(end)) => {
+            Some(Shown::Traversal(traversal, explanation, false)) => {
+                results.other_traversal(*traversal, explanation.as_ref());
+            }
+            Some(Shown::End(taken, end)) => {
                 let functions = &recordings[place].functions;
-                results.end(&end, |address| functions.get(&address).cloned().flatten());
+                let function = |address: u64| functions.get(&address).cloned().flatten();
+                results.other_end(&end, function);
+                if let Some(end) = taken {
+                    results.end(&end, function);
+                }
             }
             None => continue,
         }

@@ -41,8 +41,8 @@ use crate::{
         rules::{KernelRules, Reader, Replaced},
         verify,
     },
-    netns::{Netns, names::NamespaceNames},
-    output::{Clock, Format, monotonic_ns},
+    netns::{Netns, places::LivePlaces},
+    output::{Clock, Format, Homes, monotonic_ns},
     parts::Parts,
     recording::{DeviceName, FunctionName, Noting},
     ruleset::source,
@@ -411,7 +411,7 @@ struct Show {
     selection: Option<Selection>,
     device_names: DeviceNames,
     functions: Functions,
-    namespaces: NamespaceNames,
+    places: LivePlaces,
     /// Traversals that came.
     traversals: u64,
     /// How many of them are kept, where they are only kept.
@@ -438,7 +438,7 @@ impl Show {
             None => None,
         };
         let only_kept = recorder.is_some() && args.format.is_none() && args.output.is_empty();
-        let context = results::context(own_netns, clock);
+        let context = results::context(Homes::of([own_netns]), clock);
         let results = if only_kept {
             None
         } else {
@@ -462,7 +462,7 @@ impl Show {
             parts: Parts::default(),
             selection: wanted.rest.is_some().then(|| Selection::new(wanted)),
             device_names: DeviceNames::default(),
-            namespaces: NamespaceNames::of(machine.root(), own_netns),
+            places: LivePlaces::of(machine.root(), own_netns),
             functions: Functions::of(machine.root().join("proc/kallsyms")),
             traversals: 0,
         })
@@ -651,8 +651,12 @@ impl Show {
         {
             return Ok(());
         }
-        if self.results.as_ref().is_some_and(Results::need_ends) {
-            traversal.netns_name = self.namespaces.of_inode(traversal.netns);
+        if self.needs_ends() {
+            self.places.complete(&mut traversal, &mut |named| {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.file().place(&named.into());
+                }
+            });
         }
         let explanation = self.explain(&mut traversal, attached);
         self.traversals += 1;

@@ -347,6 +347,7 @@ impl Open {
             passages: self.passages,
             flows: self.flows,
             ties: self.ties,
+            joints: Vec::new(),
             ended_ns,
             partial,
         }

@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use super::Outcome;
 use super::connections::{Decided, Flow, Manip, manipulates, nat_rule};
+use super::{Journey, Outcome, identity::Sight};
 use crate::{
     connection::{Endpoint, Translation},
     packet::{Packet, Transport},
@@ -57,6 +57,8 @@ pub enum By {
     Forwarding,
     /// The way into another network namespace, which resets the mark (`skb_scrub_packet`).
     Namespace,
+    /// The way from one node to another.
+    Node,
     /// Something between two tables that is not seen.
     Unknown,
 }
@@ -204,6 +206,37 @@ pub(super) fn find(passages: &[Passage], flows: &[Flow], outcome: &Outcome) -> V
     changes
 }
 
+/// What changed between the end of a journey on one node and its next part on another.
+pub(super) fn across(from: &Journey, to: &Journey) -> Vec<Change> {
+    let (last, first) = (&from.last().traversal, &to.first().traversal);
+    let depth = |headers: &[u8]| Sight::of(headers).map(|sight| sight.depth);
+    if depth(&last.headers) != depth(&first.headers) {
+        // One is the tunnel's packet, the other what is in it.
+        return Vec::new();
+    }
+    let mark = last.mark_after.unwrap_or(last.mark_before);
+    let mut before = Look::of(&last.headers, Some(mark));
+    let index = from.passages.len() - 1;
+    for change in from.changes.iter().filter(|change| change.passage == index) {
+        match change.what {
+            What::Source(_, after) => before.source = Some(after),
+            What::Destination(_, after) => before.destination = Some(after),
+            What::Ttl(_, after) => before.ttl = Some(after),
+            What::Tos(_, after) => before.tos = Some(after),
+            What::Mark(..) => {}
+        }
+    }
+    let after = Look::of(&first.headers, Some(first.mark_before));
+    let differences = before.differences(&after).into_iter();
+    let change = |what| Change {
+        passage: index,
+        step: None,
+        what,
+        by: By::Node,
+    };
+    differences.map(change).collect()
+}
+
 /// Changes within a table; how the packet looks when it leaves it.
 fn within(changes: &mut Vec<Change>, index: usize, entry: Look, passage: &Passage) -> Look {
     let traversal = &passage.traversal;
@@ -310,7 +343,7 @@ fn between(
 
 /// The NAT of the connection that makes this change.
 fn nat_of(passage: &Passage, what: &What, flows: &[Flow]) -> Option<By> {
-    let flow = flows.iter().find(|flow| flow.netns == passage.traversal.netns)?;
+    let flow = flows.iter().find(|flow| flow.is_of(&passage.traversal))?;
     let connection = &flow.connection;
     let (original, reply) = (&connection.original, &connection.reply);
     let fits = |seen: &Endpoint, known: Endpoint| {
@@ -364,7 +397,7 @@ fn after_the_last(changes: &mut Vec<Change>, index: usize, now: &Look, passage: 
             ..
         }
     );
-    let flow = flows.iter().find(|flow| flow.netns == traversal.netns);
+    let flow = flows.iter().find(|flow| flow.is_of(traversal));
     let Some(flow) = flow.filter(|_| tracked) else {
         return;
     };

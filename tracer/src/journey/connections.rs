@@ -7,7 +7,7 @@ use crate::{
     connection::{Connection, Tuple},
     passage::Passage,
     recent::Recent,
-    traversal::{Conntrack, ConntrackState, Hook, Verdict},
+    traversal::{Conntrack, ConntrackState, Hook, Traversal, Verdict},
 };
 
 /// Connections remembered. Of one that comes again after so many others the NAT rules are not known any more.
@@ -18,6 +18,8 @@ pub(super) const CONNECTIONS_MAX: usize = 65_536;
 pub struct Flow {
     /// Numbers count connections in the order in which they appeared, from 1.
     pub number: u64,
+    /// Number of the recording that it is from.
+    pub recording: u32,
     /// Network namespace that tracks it.
     pub netns: u32,
     /// Whether the packet goes in the reply direction.
@@ -32,12 +34,19 @@ pub struct Flow {
     pub snat: Option<Arc<Decided>>,
 }
 
+impl Flow {
+    /// Whether a traversal is in the network namespace that tracks it.
+    pub(super) fn is_of(&self, traversal: &Traversal) -> bool {
+        (self.recording, self.netns) == (traversal.packet.recording(), traversal.netns)
+    }
+}
+
 /// A NAT decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     /// The rule.
     pub rule: RuleRef,
-    /// Number of the packet that met it.
+    /// Number of the packet that met it; zero where that is not shown.
     pub journey: u64,
 }
 
@@ -86,6 +95,7 @@ impl Connections {
         };
         let flow = Flow {
             number: known.number,
+            recording: traversal.packet.recording(),
             netns: traversal.netns,
             reply,
             state,
@@ -93,7 +103,7 @@ impl Connections {
             dnat: known.dnat.clone(),
             snat: known.snat.clone(),
         };
-        match flows.iter_mut().find(|flow| flow.netns == traversal.netns) {
+        match flows.iter_mut().find(|flow| flow.is_of(traversal)) {
             Some(last) => *last = flow,
             None => flows.push(flow),
         }

@@ -2,11 +2,13 @@
 //! how it ended.
 //!
 //! Everything here is pure and bounded in memory: passages and ends of packets in, journeys out. `assemble.rs` joins,
-//! the other files say what can be said of a journey once it is over.
+//! `nodes.rs` joins what several nodes have recorded; the other files say what can be said of a journey once it is over.
 
 mod assemble;
 mod changes;
 mod connections;
+mod identity;
+mod nodes;
 mod outcome;
 mod relations;
 mod tally;
@@ -18,6 +20,7 @@ use std::{fmt, ops::Range, sync::Arc};
 pub use assemble::{Counts, Journeys};
 pub use changes::{By, Change, What};
 pub use connections::{Decided, Flow};
+pub use nodes::{How, Joint, NodeCounts, Nodes};
 pub use outcome::Outcome;
 pub use relations::{Relation, Tie};
 pub use tally::{Tally, Who};
@@ -42,6 +45,8 @@ pub struct Journey {
     pub outcome: Outcome,
     /// Other packets that it has to do with.
     pub ties: Vec<Tie>,
+    /// Where it goes on on another node, or in or out of a tunnel; in order.
+    pub joints: Vec<Joint>,
     /// When its end was seen, `CLOCK_MONOTONIC`; `None` where it was not.
     pub ended_ns: Option<u64>,
     /// Why what is said here is not certain, or not all; empty where it is complete.
@@ -53,8 +58,14 @@ pub struct Journey {
 pub struct Station {
     /// The hook.
     pub hook: Hook,
+    /// Number of the recording that it is from.
+    pub recording: u32,
+    /// The machine, where there are several.
+    pub node: Option<Arc<str>>,
     /// Inode number of the network namespace.
     pub netns: u32,
+    /// What the machine calls it.
+    pub netns_name: Option<Arc<str>>,
     /// In device.
     pub in_device: Option<Device>,
     /// Out device.
@@ -102,15 +113,20 @@ impl Journey {
         let mut stations: Vec<Station> = Vec::new();
         for (index, passage) in self.passages.iter().enumerate() {
             let traversal = &passage.traversal;
+            let recording = traversal.packet.recording();
+            let begins = self.joint_at(index).is_some();
             match stations.last_mut() {
-                Some(last) if last.hook == traversal.hook && last.netns == traversal.netns => {
+                Some(last) if !begins && last.hook == traversal.hook && last.netns == traversal.netns => {
                     last.passages.end = index + 1;
                     // Within OUTPUT a mark or NAT may route the packet anew.
                     last.out_device.clone_from(&traversal.out_device);
                 }
                 _ => stations.push(Station {
                     hook: traversal.hook,
+                    recording,
+                    node: traversal.node.clone(),
                     netns: traversal.netns,
+                    netns_name: traversal.netns_name.clone(),
                     in_device: traversal.in_device.clone(),
                     out_device: traversal.out_device.clone(),
                     passages: index..index + 1,
@@ -138,11 +154,25 @@ impl Journey {
         self.passages.iter().map(|passage| passage.steps.len()).sum()
     }
 
-    /// From the first entry to the end, or where that was not seen to the last return.
+    /// From the first entry to the end, or where that was not seen to the last return. Of several nodes it is what each
+    /// took by its own clock, without the way between them.
     #[must_use]
     pub fn duration_ns(&self) -> u64 {
-        let end = self.ended_ns.unwrap_or(self.last().traversal.left_ns);
-        end.saturating_sub(self.first().traversal.entered_ns)
+        let before: u64 = self.joints.iter().map(|joint| joint.before_ns).sum();
+        before + self.part_ns(self.ended_ns.unwrap_or(self.last().traversal.left_ns))
+    }
+
+    /// From the first entry of its last part to this time.
+    fn part_ns(&self, end_ns: u64) -> u64 {
+        let first = self.joints.last().map_or(0, |joint| joint.passage);
+        let passage = self.passages.get(first).unwrap_or(self.first());
+        end_ns.saturating_sub(passage.traversal.entered_ns)
+    }
+
+    /// What lies before a passage, where the journey comes from another node or a tunnel there.
+    #[must_use]
+    pub fn joint_at(&self, passage: usize) -> Option<&Joint> {
+        self.joints.iter().find(|joint| joint.passage == passage)
     }
 
     /// The rule, return or policy that dropped or rejected it, if one did.

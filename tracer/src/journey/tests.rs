@@ -30,15 +30,16 @@ fn tcp(source: [u8; 4], from: u16, destination: [u8; 4], to: u16, ttl: u8) -> Ve
     bytes
 }
 
-fn device(name: &str) -> Option<Device> {
+pub(super) fn device(name: &str) -> Option<Device> {
     Some(Device {
         name: name.to_owned(),
         ifindex: u32::try_from(name.len()).unwrap(),
+        peer: None,
     })
 }
 
 /// A passage of packet number `packet` that its policy accepts; each takes 10 ns, 100 after the one before.
-fn passage(packet: u64, pass: u32, table: &str, hook: Hook, headers: Vec<u8>) -> Passage {
+pub(super) fn passage(packet: u64, pass: u32, table: &str, hook: Hook, headers: Vec<u8>) -> Passage {
     let record = Record {
         family: 2,
         verdict: 1,
@@ -79,7 +80,7 @@ fn step(passage: &Passage, chain: &str, kind: Kind, number: u32, action: Action)
 }
 
 /// The passage, decided by this target.
-fn decided(mut passage: Passage, chain: &str, target: &str, verdict: Verdict) -> Passage {
+pub(super) fn decided(mut passage: Passage, chain: &str, target: &str, verdict: Verdict) -> Passage {
     passage.traversal.verdict = verdict;
     let action = Action::Target {
         name: target.into(),

@@ -2,7 +2,10 @@
 //!
 //! A namespace is entered by a thread that lives for that alone; the caller's thread never moves.
 
+mod link;
 pub mod names;
+mod peers;
+pub mod places;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -86,6 +86,11 @@ impl Writer {
         self.bytes[start..start + 4].copy_from_slice(&len.to_ne_bytes());
     }
 
+    /// Adds what is no attribute: the rest of a header that is longer than `struct nfgenmsg`.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+    }
+
     /// Adds an attribute.
     pub fn attribute(&mut self, kind: u16, value: &[u8]) {
         let len = u16::try_from(ATTRIBUTE_LEN + value.len()).unwrap_or(u16::MAX);

@@ -20,7 +20,7 @@ const BUFFER_LEN: usize = 1 << 16;
 /// The longest that an answer may take.
 const ANSWER_TIME_MAX_S: i64 = 20;
 
-/// A socket of nfnetlink, in the namespace of the thread that opened it.
+/// A socket of netlink, in the namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
@@ -34,18 +34,26 @@ impl From<Socket> for OwnedFd {
 }
 
 impl Socket {
-    /// Opens one.
+    /// Opens one of nfnetlink.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn open() -> io::Result<Self> {
+        Self::of(libc::NETLINK_NETFILTER)
+    }
+
+    /// Opens one of rtnetlink.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of_routing() -> io::Result<Self> {
+        Self::of(libc::NETLINK_ROUTE)
+    }
+
+    fn of(protocol: libc::c_int) -> io::Result<Self> {
         // SAFETY: the call has no preconditions; the result is checked.
         let fd = Errno::result(unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                libc::NETLINK_NETFILTER,
-            )
+            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol)
         })?;
         // SAFETY: a descriptor that was just opened and belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };

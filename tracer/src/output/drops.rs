@@ -16,7 +16,7 @@ use std::{
 use super::{
     Context, Output,
     line::start,
-    words::{fate, printable},
+    words::{device, fate, printable},
 };
 use crate::journey::{Journey, Outcome};
 
@@ -47,10 +47,10 @@ impl Output for Drops {
 fn render(journey: &Journey, context: &Context) -> String {
     let mut line = start(journey, context);
     let last = &journey.last().traversal;
-    for (key, device) in [("in", &last.in_device), ("out", &last.out_device)] {
-        if let Some(device) = device {
+    for (key, known) in [("in", &last.in_device), ("out", &last.out_device)] {
+        if let Some(known) = known {
             // Writing to a string cannot fail.
-            let _ = write!(line, " {key}={}", printable(&device.name));
+            let _ = write!(line, " {key}={}", device(known));
         }
     }
     match (&journey.outcome, journey.dropped_by()) {

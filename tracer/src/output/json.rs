@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Context, Output, words};
 use crate::{
     connection::Tuple,
-    journey::{By, Change, Flow, Journey, Outcome, Relation, RuleRef},
+    journey::{By, Change, Flow, How, Journey, Outcome, Relation, RuleRef},
     packet::{Packet, Transport, tcp_flag_names},
     passage::{Passage, Step},
     traversal::{Conntrack, Device, Family},
@@ -55,12 +55,20 @@ struct Object<'a> {
     length: u32,
     outcome: OutcomeObject<'a>,
     tables: Vec<TableObject<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    joints: Vec<JointObject>,
     changes: Vec<ChangeObject<'a>>,
     connections: Vec<FlowObject<'a>>,
     related: Vec<TieObject>,
     end_seen: bool,
     complete: bool,
     partial: &'a [String],
+}
+
+#[derive(Serialize)]
+struct JointObject {
+    table: usize,
+    how: &'static str,
 }
 
 #[derive(Serialize)]
@@ -111,6 +119,8 @@ struct RuleObject {
 struct TableObject<'a> {
     time: String,
     duration_ns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
     netns: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     netns_name: Option<&'a str>,
@@ -122,11 +132,19 @@ struct TableObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     r#in: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    in_peer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     out: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    out_peer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     port_in: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    port_in_peer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     port_out: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port_out_peer: Option<&'a str>,
     verdict: String,
     conntrack: ConntrackObject,
     mark: u32,
@@ -197,6 +215,8 @@ struct DecidedObject<'a> {
 #[derive(Serialize)]
 struct FlowObject<'a> {
     number: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
     netns: u32,
     direction: &'static str,
     state: String,
@@ -245,8 +265,25 @@ impl<'a> Object<'a> {
                 .iter()
                 .map(|passage| TableObject::of(passage, context))
                 .collect(),
+            joints: journey
+                .joints
+                .iter()
+                .map(|joint| JointObject {
+                    table: joint.passage,
+                    how: match joint.how {
+                        How::Sent => "sent",
+                        How::Translated => "translated",
+                        How::Wrapped => "wrapped",
+                        How::Unwrapped => "unwrapped",
+                    },
+                })
+                .collect(),
             changes: journey.changes.iter().map(ChangeObject::of).collect(),
-            connections: journey.flows.iter().map(FlowObject::of).collect(),
+            connections: journey
+                .flows
+                .iter()
+                .map(|flow| FlowObject::of(flow, journey))
+                .collect(),
             related: journey
                 .ties
                 .iter()
@@ -348,10 +385,14 @@ impl<'a> TableObject<'a> {
         fn name(device: &Option<Device>) -> Option<&str> {
             device.as_ref().map(|device| device.name.as_str())
         }
+        fn peer(device: &Option<Device>) -> Option<&str> {
+            device.as_ref()?.peer.as_deref()
+        }
         let traversal = &passage.traversal;
         Self {
             time: context.clock.utc(traversal.entered_ns),
             duration_ns: passage.duration_ns(),
+            node: traversal.node.as_deref(),
             netns: traversal.netns,
             netns_name: traversal.netns_name.as_deref(),
             backend: passage.backend.to_string(),
@@ -363,9 +404,13 @@ impl<'a> TableObject<'a> {
             chain: &passage.chain,
             hook: traversal.hook.to_string(),
             r#in: name(&traversal.in_device),
+            in_peer: peer(&traversal.in_device),
             out: name(&traversal.out_device),
+            out_peer: peer(&traversal.out_device),
             port_in: name(&traversal.port_in),
+            port_in_peer: peer(&traversal.port_in),
             port_out: name(&traversal.port_out),
+            port_out_peer: peer(&traversal.port_out),
             verdict: traversal.verdict.to_string(),
             conntrack: match traversal.conntrack {
                 Conntrack::None => ConntrackObject {
@@ -437,6 +482,7 @@ impl<'a> ChangeObject<'a> {
             } => ("nat_undone", decided.as_deref()),
             By::Forwarding => ("forwarding", None),
             By::Namespace => ("namespace", None),
+            By::Node => ("node", None),
             By::Unknown => ("unknown", None),
         };
         Self {
@@ -462,9 +508,12 @@ impl<'a> DecidedObject<'a> {
 }
 
 impl<'a> FlowObject<'a> {
-    fn of(flow: &'a Flow) -> Self {
+    fn of(flow: &'a Flow, journey: &'a Journey) -> Self {
+        let mut traversals = journey.passages.iter().map(|passage| &passage.traversal);
+        let on_node = traversals.find(|traversal| traversal.packet.recording() == flow.recording);
         Self {
             number: flow.number,
+            node: on_node.and_then(|traversal| traversal.node.as_deref()),
             netns: flow.netns,
             direction: if flow.reply { "reply" } else { "original" },
             state: flow.state.to_string(),

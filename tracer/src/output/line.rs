@@ -12,10 +12,11 @@
 use std::{
     fmt::Write as _,
     io::{self, Write},
+    sync::Arc,
 };
 
 use super::{
-    Context, Output,
+    Context, Homes, Output,
     words::{author, duration, fate, outcome_style, printable},
 };
 use crate::{
@@ -47,7 +48,7 @@ impl Output for Line {
 
 fn render(journey: &Journey, context: &Context) -> String {
     let mut line = start(journey, context);
-    line.push_str(&way(journey, context.own_netns));
+    line.push_str(&way(journey, &context.homes));
     if let Some(flow) = journey.flows.first() {
         let reply = if flow.reply { ",reply" } else { "" };
         // Writing to a string cannot fail.
@@ -109,16 +110,33 @@ pub(super) fn start(journey: &Journey, context: &Context) -> String {
     )
 }
 
-/// The hooks with their devices, each with a space before it: ` PREROUTING(eth0) FORWARD(eth0>cni0) POSTROUTING(cni0)`.
-pub(super) fn way(journey: &Journey, own_netns: Option<u32>) -> String {
+/// The hooks with their devices, each with a space before it: ` PREROUTING(eth0) FORWARD(eth0>cni0) POSTROUTING(cni0)`;
+/// a node or network namespace before the first of its own.
+pub(super) fn way(journey: &Journey, homes: &Homes) -> String {
     let mut way = String::new();
-    let mut netns = own_netns;
+    let mut node: Option<Arc<str>> = None;
+    let mut place: Option<(u32, u32)> = None;
     for station in journey.stations() {
-        if netns != Some(station.netns) {
-            let _ = write!(way, " netns={}:", station.netns);
-            netns = Some(station.netns);
+        if node != station.node {
+            if let Some(name) = &station.node {
+                let _ = write!(way, " node={}:", printable(name));
+            }
+            node.clone_from(&station.node);
         }
-        let name = |device: &Device| printable(&device.name);
+        let here = (station.recording, station.netns);
+        let arrives = place.is_none_or(|(recording, _)| recording != station.recording);
+        let at_home = homes.has(station.recording, station.netns);
+        if place != Some(here) && !(arrives && at_home) {
+            let name = station.netns_name.as_deref().map(printable);
+            let name = name.map_or_else(String::new, |name| format!("[{name}]"));
+            let _ = write!(way, " netns={}{name}:", station.netns);
+        }
+        place = Some(here);
+        let name = |device: &Device| {
+            let peer = device.peer.as_deref().map(printable);
+            let peer = peer.map_or_else(String::new, |peer| format!("[{peer}]"));
+            format!("{}{peer}", printable(&device.name))
+        };
         let devices = match (&station.in_device, &station.out_device) {
             (Some(from), Some(to)) => format!("({}>{})", name(from), name(to)),
             (Some(device), None) | (None, Some(device)) => format!("({})", name(device)),

@@ -132,11 +132,32 @@ pub trait Output {
     }
 }
 
+/// Network namespaces that need no mention: the one that tracer ran in, of each recording.
+#[derive(Clone, Debug, Default)]
+pub struct Homes(Vec<Option<u32>>);
+
+impl Homes {
+    /// By inode number, in the order of the recordings.
+    #[must_use]
+    pub fn of(homes: impl IntoIterator<Item = Option<u32>>) -> Self {
+        Self(homes.into_iter().collect())
+    }
+
+    /// Whether this one is among them.
+    #[must_use]
+    pub fn has(&self, recording: u32, netns: u32) -> bool {
+        let home = usize::try_from(recording)
+            .ok()
+            .and_then(|place| self.0.get(place));
+        home == Some(&Some(netns))
+    }
+}
+
 /// What is the same for all formats.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Inode number of the network namespace that needs no mention.
-    pub own_netns: Option<u32>,
+    /// Network namespaces that need no mention.
+    pub homes: Homes,
     /// What times mean.
     pub clock: Clock,
     /// Columns of the terminal: rules' texts are shortened to them. `None` where nothing is to be shortened.
@@ -153,7 +174,7 @@ pub fn new(format: Format, writer: Box<dyn io::Write>, context: Context) -> io::
         Format::Line => Box::new(line::Line::new(writer, context)),
         Format::Stats => Box::new(stats::Stats::new(writer, &context)),
         Format::Drops => Box::new(drops::Drops::new(writer, context)),
-        Format::Tables => Box::new(tables::Tables::new(writer, context.own_netns, context.clock)),
+        Format::Tables => Box::new(tables::Tables::new(writer, context.homes, context.clock)),
         Format::Log => Box::new(log::Log::new(writer)),
         Format::Json => Box::new(json::Json::new(writer, context)),
         Format::Diagram => Box::new(diagram::Diagram::new(writer, context)),

@@ -40,7 +40,7 @@ const COMMENT_LEN_MAX: usize = 32_768;
 pub(super) struct Pcapng {
     writer: PcapNgWriter<Box<dyn Write>>,
     context: Context,
-    interfaces: HashMap<(u32, String), u32>,
+    interfaces: HashMap<(u32, u32, String), u32>,
 }
 
 impl Pcapng {
@@ -52,28 +52,39 @@ impl Pcapng {
         })
     }
 
-    /// The number of an interface; one that is new is described first.
-    fn interface(&mut self, netns: u32, device: &str) -> io::Result<u32> {
-        let key = (netns, device.to_owned());
+    /// The number of a station's interface; one that is new is described first.
+    fn interface(&mut self, station: &Station) -> io::Result<u32> {
+        let Station { recording, netns, .. } = *station;
+        let device = station.in_device.as_ref().or(station.out_device.as_ref());
+        let name = device.map_or("none", |device| device.name.as_str());
+        let key = (recording, netns, name.to_owned());
         if let Some(number) = self.interfaces.get(&key) {
             return Ok(*number);
         }
         if self.interfaces.len() >= INTERFACES_MAX {
             return Ok(0);
         }
-        let name = if self.context.own_netns == Some(netns) {
-            printable(device)
-        } else {
-            format!("{} netns={netns}", printable(device))
-        };
+        let mut name = printable(name);
+        if let Some(node) = &station.node {
+            name = format!("{}: {name}", printable(node));
+        }
+        if !self.context.homes.has(recording, netns) {
+            // Writing to a string cannot fail.
+            let _ = write!(name, " netns={netns}");
+        }
+        let peer = device.and_then(|device| device.peer.as_deref());
+        let peer = peer.map(|peer| InterfaceDescriptionOption::IfDescription(printable(peer).into()));
         let block = InterfaceDescriptionBlock {
             linktype: DataLink::RAW,
             snaplen: 0,
-            options: vec![
+            options: [
                 InterfaceDescriptionOption::IfName(Cow::Owned(name)),
                 // Times are nanoseconds.
                 InterfaceDescriptionOption::IfTsResol(9),
-            ],
+            ]
+            .into_iter()
+            .chain(peer)
+            .collect(),
         };
         self.write(block)?;
         let number = u32::try_from(self.interfaces.len()).unwrap_or(u32::MAX);
@@ -91,9 +102,7 @@ impl Pcapng {
             return Ok(());
         };
         let traversal = &first.traversal;
-        let device = station.in_device.as_ref().or(station.out_device.as_ref());
-        let device = device.map_or("none", |device| device.name.as_str()).to_owned();
-        let interface_id = self.interface(station.netns, &device)?;
+        let interface_id = self.interface(station)?;
         let ns = i128::from(self.context.clock.offset_ns()) + i128::from(traversal.entered_ns);
         let block = EnhancedPacketBlock {
             interface_id,

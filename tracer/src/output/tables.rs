@@ -12,7 +12,7 @@
 use std::io::{self, Write};
 
 use super::{
-    Output,
+    Homes, Output,
     clock::Clock,
     words::{Numbers, details, printable, verdict_style},
 };
@@ -20,16 +20,16 @@ use crate::{explain::Explanation, packet::Packet, traversal::Traversal};
 
 pub(super) struct Tables {
     writer: Box<dyn Write>,
-    own_netns: Option<u32>,
+    homes: Homes,
     numbers: Numbers,
     clock: Clock,
 }
 
 impl Tables {
-    pub(super) fn new(writer: Box<dyn Write>, own_netns: Option<u32>, clock: Clock) -> Self {
+    pub(super) fn new(writer: Box<dyn Write>, homes: Homes, clock: Clock) -> Self {
         Self {
             writer,
-            own_netns,
+            homes,
             numbers: Numbers::default(),
             clock,
         }
@@ -40,7 +40,7 @@ impl Output for Tables {
     fn traversal(&mut self, traversal: &Traversal, explanation: Option<&Explanation>) -> io::Result<()> {
         let number = self.numbers.of(traversal.packet);
         let time = self.clock.local(traversal.entered_ns);
-        let mut line = render(traversal, number, &time, self.own_netns);
+        let mut line = render(traversal, number, &time, &self.homes);
         // Where nothing else shows rules a path is asked for only to be verified.
         if let Some(why) = explanation.and_then(Explanation::partial) {
             line.push_str(&format!(" [partial: {}]", printable(&why)));
@@ -53,7 +53,7 @@ impl Output for Tables {
     }
 }
 
-fn render(traversal: &Traversal, number: u64, time: &str, own_netns: Option<u32>) -> String {
+fn render(traversal: &Traversal, number: u64, time: &str, homes: &Homes) -> String {
     let style = verdict_style(traversal.verdict);
     let mut line = format!(
         "{time} #{number} {}:{} {style}{}{style:#}",
@@ -65,7 +65,7 @@ fn render(traversal: &Traversal, number: u64, time: &str, own_netns: Option<u32>
         &mut line,
         traversal,
         Packet::parse(&traversal.headers).as_ref(),
-        own_netns,
+        homes,
     );
     line
 }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     fn rendered(change: impl FnOnce(&mut Record)) -> String {
-        let line = render(&traversal(change), 1, "11:02:03.123456", Some(7));
+        let line = render(&traversal(change), 1, "11:02:03.123456", &Homes::of([Some(7)]));
         anstream::adapter::strip_str(&line).to_string()
     }
 

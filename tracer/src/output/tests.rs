@@ -28,7 +28,7 @@ impl Write for Sheet {
 fn written(format: Format, width: Option<usize>) -> Vec<u8> {
     let sheet = Sheet::default();
     let context = Context {
-        own_netns: Some(0),
+        homes: Homes::of([Some(0)]),
         clock: Clock::with_offset_ns(1_700_000_000_000_000_000),
         width,
     };

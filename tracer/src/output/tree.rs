@@ -86,6 +86,9 @@ fn render(journey: &Journey, context: &Context) -> String {
         );
     }
     for (index, passage) in journey.passages.iter().enumerate() {
+        if let Some(joint) = journey.joint_at(index) {
+            let _ = writeln!(text, "  {BOLD}--> {}{BOLD:#}", printable(&joint.words(passage)));
+        }
         let packet = Packet::parse(&passage.traversal.headers);
         if packet != shown {
             if let Some(packet) = &packet {
@@ -148,7 +151,7 @@ fn table(text: &mut String, passage: &Passage, context: &Context) {
         printable(&passage.chain),
         traversal.verdict
     );
-    details(text, traversal, None, context.own_netns);
+    details(text, traversal, None, &context.homes);
     let _ = writeln!(text, " {DIM}{}{DIM:#}", duration(passage.duration_ns()));
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::words::author;
+use super::words::{author, device};
 use crate::{
     journey::{Change, Journey},
     passage::Action,
     ruleset::Kind,
+    traversal::{Device, Hook, Traversal},
 };
 
 /// A place on the way.
@@ -52,11 +53,11 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
     for (index, passage) in journey.passages.iter().enumerate() {
         let traversal = &passage.traversal;
         if let Some(device) = &traversal.in_device
-            && known_in.as_ref() != Some(&(traversal.netns, device.ifindex))
+            && known_in != Some((traversal.packet.recording(), traversal.netns, device.ifindex))
         {
-            known_in = Some((traversal.netns, device.ifindex));
+            known_in = Some((traversal.packet.recording(), traversal.netns, device.ifindex));
             nodes.push(Node::Device {
-                name: device.name.clone(),
+                name: place(traversal, device),
                 into: true,
                 before: std::mem::take(&mut notes),
             });
@@ -111,18 +112,31 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
             notes.push(format!("{} ({})", change.what, author(&change.by)));
         }
         let next = journey.passages.get(index + 1).map(|next| &next.traversal);
+        if let Some(joint) = journey.joint_at(index + 1)
+            && let Some(behind) = journey.passages.get(index + 1)
+        {
+            notes.push(joint.words(behind));
+        }
         let leaves = next.is_none_or(|next| next.hook != traversal.hook || next.netns != traversal.netns);
         if leaves
-            && traversal.hook == crate::traversal::Hook::PostRouting
+            && traversal.hook == Hook::PostRouting
             && let Some(device) = &traversal.out_device
             && (next.is_some() || !journey.outcome.is_drop())
         {
             nodes.push(Node::Device {
-                name: device.name.clone(),
+                name: place(traversal, device),
                 into: false,
                 before: std::mem::take(&mut notes),
             });
         }
     }
     nodes
+}
+
+/// A device with its node, where there are several, and whoever has its other end.
+fn place(traversal: &Traversal, of: &Device) -> String {
+    match &traversal.node {
+        Some(node) => format!("{node}: {}", device(of)),
+        None => device(of),
+    }
 }

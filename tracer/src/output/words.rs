@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
 
+use super::Homes;
 use crate::{
     journey::{By, Journey, Outcome, What},
-    packet::Packet,
+    packet::{Packet, Transport},
     recent::Recent,
-    traversal::{Conntrack, Device, PacketId, Traversal, Verdict},
+    traversal::{Conntrack, Device, Hook, PacketId, Traversal, Verdict},
 };
 
 /// Packets whose number is remembered. A packet that is seen again after so many others gets a new one.
@@ -21,21 +22,16 @@ const HEADERS_NEEDED: usize = 40;
 /// Appends what there is to say of a traversal beside its table and verdict, each part with a space before it:
 /// devices, the packet where it is given, its length, conntrack state, mark, owner, namespace, and in brackets
 /// what may be wrong or missing.
-pub(super) fn details(
-    to: &mut String,
-    traversal: &Traversal,
-    packet: Option<&Packet>,
-    own_netns: Option<u32>,
-) {
+pub(super) fn details(to: &mut String, traversal: &Traversal, packet: Option<&Packet>, homes: &Homes) {
     // Writing to a string cannot fail.
     let mut put = |text: std::fmt::Arguments<'_>| {
         let _ = write!(to, " {text}");
     };
-    if let Some(device) = &traversal.in_device {
-        put(format_args!("in={}", printable(&device.name)));
+    if let Some(in_device) = &traversal.in_device {
+        put(format_args!("in={}", device(in_device)));
     }
-    if let Some(device) = &traversal.out_device {
-        put(format_args!("out={}", printable(&device.name)));
+    if let Some(out_device) = &traversal.out_device {
+        put(format_args!("out={}", device(out_device)));
     }
     if let Some(packet) = packet {
         put(format_args!("{packet} len={}", traversal.packet_len));
@@ -60,7 +56,7 @@ pub(super) fn details(
     if let Some(node) = &traversal.node {
         put(format_args!("node={}", printable(node)));
     }
-    if own_netns != Some(traversal.netns) {
+    if !homes.has(traversal.packet.recording(), traversal.netns) {
         put(format_args!("netns={}", traversal.netns));
         if let Some(name) = &traversal.netns_name {
             put(format_args!("({})", printable(name)));
@@ -84,6 +80,15 @@ pub(crate) fn printable(name: &str) -> String {
         .collect()
 }
 
+/// A device with whoever has its other end: `cali282b0776936 (pod default/web-1)`.
+pub(super) fn device(device: &Device) -> String {
+    let name = printable(&device.name);
+    match &device.peer {
+        Some(peer) => format!("{name} ({})", printable(peer)),
+        None => name,
+    }
+}
+
 /// `12.3µs`, `4.56ms`
 pub(super) fn duration(ns: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
@@ -99,10 +104,7 @@ pub(super) fn duration(ns: u64) -> String {
 /// What became of a journey, in words, without the rule that decided it.
 pub(super) fn fate(journey: &Journey) -> String {
     let last = &journey.last().traversal;
-    let device = |device: &Option<Device>| match device {
-        Some(device) => printable(&device.name),
-        None => "?".to_owned(),
-    };
+    let by = |known: &Option<Device>| known.as_ref().map_or_else(|| "?".to_owned(), device);
     match &journey.outcome {
         Outcome::Dropped { rejected: true, .. } => "rejected".to_owned(),
         Outcome::Dropped { .. } => "dropped".to_owned(),
@@ -114,15 +116,33 @@ pub(super) fn fate(journey: &Journey) -> String {
         ),
         Outcome::DroppedByKernel {
             function: Some(function),
-        } => format!("accepted, then dropped by the kernel in {}", printable(function)),
+        } => {
+            let usual = if is_echo_reply_here(last) {
+                " (usual for echo replies: raw sockets got a copy before)"
+            } else {
+                ""
+            };
+            format!(
+                "accepted, then dropped by the kernel in {}{usual}",
+                printable(function)
+            )
+        }
         Outcome::DroppedByKernel { function: None } => "accepted, then dropped by the kernel".to_owned(),
         Outcome::Delivered => "delivered".to_owned(),
-        Outcome::Sent => format!("sent by {}", device(&last.out_device)),
+        Outcome::Sent => format!("sent by {}", by(&last.out_device)),
         Outcome::Stolen => "taken by a target".to_owned(),
         Outcome::Queued { number } => format!("in queue {number}"),
         Outcome::Passed => "accepted".to_owned(),
         Outcome::Accepted => "accepted; its end was not seen".to_owned(),
     }
+}
+
+/// Whether it is an echo reply at INPUT: `icmp_rcv` (`net/ipv4/icmp.c`) drops those for which no ping socket waits, though
+/// `raw_local_deliver` has given the raw sockets, which `ping` mostly has, copies before.
+fn is_echo_reply_here(traversal: &Traversal) -> bool {
+    let packet = Packet::parse(&traversal.headers);
+    let transport = packet.map(|packet| packet.transport);
+    traversal.hook == Hook::LocalIn && matches!(transport, Some(Transport::Icmp { kind: 0 | 129, .. }))
 }
 
 /// Who made a change, if that is not the step that it is shown at.
@@ -133,6 +153,9 @@ pub(super) fn author(by: &By) -> String {
         By::Nat { undone, decided } => {
             let what = if *undone { "NAT undone" } else { "NAT" };
             match decided {
+                Some(decided) if decided.journey == 0 => {
+                    format!("{what}, decided by {}", printable(&decided.rule.label))
+                }
                 Some(decided) => format!(
                     "{what}, decided by {} for #{}",
                     printable(&decided.rule.label),
@@ -143,6 +166,7 @@ pub(super) fn author(by: &By) -> String {
         }
         By::Forwarding => "forwarded".to_owned(),
         By::Namespace => "on the way into another network namespace".to_owned(),
+        By::Node => "on the way to the next node".to_owned(),
         By::Unknown => "between two tables".to_owned(),
     }
 }

@@ -9,6 +9,7 @@ use tracer_common::{Counter, Generation, RECORD_LAYOUT, Traversal};
 use crate::{
     explain::Rules,
     kernel::attach::{Counts, Skipped},
+    netns::places::Named,
     nftables::{Ruleset, explain::Rules as NftablesRules, text::Texts as NftablesTexts},
     ruleset::{
         Labels,
@@ -38,6 +39,8 @@ pub(super) mod tag {
     pub(in crate::recording) const END: u32 = 7;
     /// [`super::FunctionName`].
     pub(in crate::recording) const FUNCTION: u32 = 8;
+    /// [`super::PlaceName`].
+    pub(in crate::recording) const PLACE: u32 = 10;
 }
 
 /// How the records of a recording are laid out. Those of another layout cannot be read.
@@ -197,6 +200,41 @@ pub struct DeviceName {
     pub name: String,
 }
 
+/// What the machine called a network namespace from then on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceName {
+    /// Inode number of a network namespace.
+    pub netns: u32,
+    /// Where it is not the name of this one but of the one at the other end of a device here: the device's index.
+    pub ifindex: Option<u32>,
+    /// The name; `None` where it had none any more.
+    pub name: Option<String>,
+}
+
+impl From<&Named> for PlaceName {
+    fn from(named: &Named) -> Self {
+        let (netns, ifindex, name) = match named {
+            Named::Namespace(netns, name) => (*netns, None, name),
+            Named::Peer(netns, ifindex, name) => (*netns, Some(*ifindex), name),
+        };
+        Self {
+            netns,
+            ifindex,
+            name: name.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+impl From<PlaceName> for Named {
+    fn from(place: PlaceName) -> Self {
+        let name = place.name.map(Into::into);
+        match place.ifindex {
+            None => Self::Namespace(place.netns, name),
+            Some(ifindex) => Self::Peer(place.netns, ifindex, name),
+        }
+    }
+}
+
 /// Which function of the kernel an address lies in: one where a packet was dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionName {
@@ -292,6 +330,8 @@ pub enum Entry {
     Unread(Unread),
     /// The name of a device.
     Device(DeviceName),
+    /// The name of a network namespace.
+    Place(PlaceName),
     /// The name of a function.
     Function(FunctionName),
     /// How it stood.
@@ -412,6 +452,7 @@ impl Entry {
             tag::NFTABLES => Self::Nftables(Box::new(nftables(body)?)),
             tag::UNREAD => Self::Unread(from_json("unread table", body)?),
             tag::DEVICE => Self::Device(from_json("device", body)?),
+            tag::PLACE => Self::Place(from_json("place", body)?),
             tag::FUNCTION => Self::Function(from_json("function", body)?),
             tag::COUNTED => Self::Counted(from_json("counters", body)?),
             tag::END => Self::End(from_json("end", body)?),

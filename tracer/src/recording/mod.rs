@@ -20,8 +20,8 @@ mod tests;
 mod writer;
 
 pub use entry::{
-    Counted, DeviceName, End, Entry, FunctionName, Host, RecordLayout, RecordedNftables, RecordedTable,
-    Skips, TableId, Unread,
+    Counted, DeviceName, End, Entry, FunctionName, Host, PlaceName, RecordLayout, RecordedNftables,
+    RecordedTable, Skips, TableId, Unread,
 };
 pub use file::{CreateError, File};
 pub use reader::{Damage, Item, OpenError, Reader};

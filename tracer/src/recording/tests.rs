@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     explain::{NoRules, Rules, Source as _},
     kernel::attach::{Counts, Skipped},
+    netns::places::Named,
     ruleset::{
         Labels,
         builder::{ACCEPT, TableBuilder, rule},
@@ -105,10 +106,12 @@ fn what_was_written_is_read() {
         ifindex: 3,
         name: "veth0".into(),
     };
+    let place = PlaceName::from(&Named::Peer(7, 3, Some("pod default/web".into())));
     let mut writer = Writer::new(Vec::new(), &host()).unwrap();
     assert_eq!(writer.due(), None);
     writer.table(7, GENERATION, &rules());
     writer.device(&device);
+    writer.place(&place);
     writer.record(&record(1));
     assert!(writer.due().is_some());
     let counted = Counted::new(1, &counts, &["set".into()]);
@@ -137,6 +140,7 @@ fn what_was_written_is_read() {
         assert_eq!(text(&read.rules), text(&expected));
     }
     assert!(matches!(reader.next(), Some(Item::Entry(Entry::Device(read))) if read == device));
+    assert!(matches!(reader.next(), Some(Item::Entry(Entry::Place(read))) if read == place));
     assert!(matches!(reader.next(), Some(Item::Entry(Entry::Record(bytes))) if bytes == record(1)));
     let Some(Item::Entry(Entry::End(read))) = reader.next() else {
         panic!("no end");

@@ -9,7 +9,7 @@ use tracer_common::Generation;
 
 use super::{
     MAGIC, VERSION,
-    entry::{self, Counted, DeviceName, End, FunctionName, Host, Unread, tag},
+    entry::{self, Counted, DeviceName, End, FunctionName, Host, PlaceName, Unread, tag},
     frame,
 };
 use crate::{explain::Rules, nftables::explain::Rules as NftablesRules};
@@ -71,6 +71,11 @@ impl<W: Write> Writer<W> {
     /// Notes the name of a device.
     pub fn device(&mut self, device: &DeviceName) {
         entry::put_json(self.pending(), tag::DEVICE, device);
+    }
+
+    /// Notes the name of a network namespace; before the first record that it goes with.
+    pub fn place(&mut self, place: &PlaceName) {
+        entry::put_json(self.pending(), tag::PLACE, place);
     }
 
     /// Notes the name of a function; before the first end of a packet that has its address.

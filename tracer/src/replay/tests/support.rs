@@ -101,6 +101,7 @@ pub(super) fn device(name: &str) -> Option<Device> {
     Some(Device {
         name: name.into(),
         ifindex: 1,
+        peer: None,
     })
 }
 
