@@ -19,6 +19,7 @@ pub mod oracle;
 pub mod random;
 pub mod ruleset;
 pub mod scenarios;
+pub mod terminal;
 pub mod trace_log;
 pub mod tracer;
 pub mod traffic;

@@ -49,6 +49,18 @@ pub(crate) struct Args {
     write: Option<PathBuf>,
 }
 
+impl Args {
+    /// Those that keep the recording of the first case.
+    pub(crate) fn recording(kernel: Series, file: PathBuf) -> Self {
+        Self {
+            kernel,
+            format: None,
+            case: CASES[0].to_owned(),
+            write: Some(file),
+        }
+    }
+}
+
 /// Boots the guest and runs the demonstration there; tracer's output is all that goes to standard output.
 pub(crate) fn command(args: Args) -> Result<ExitCode> {
     let mut argv = vec!["demo".to_owned(), args.case];

@@ -7,6 +7,7 @@ mod build;
 mod demo;
 mod dist;
 mod error;
+mod golden;
 mod interrupts;
 mod lint;
 mod oracle;
@@ -61,6 +62,8 @@ enum Command {
     Dist(dist::Args),
     /// Check format and lints, also of the eBPF programs
     Lint(lint::Args),
+    /// Make anew what `tracer show` is held against: a recording, and what each format shows of it
+    Golden(golden::Args),
     /// Run the tests: unit tests here, scenarios in a test machine of each kernel
     Test(test::Args),
     /// Hold tracer against the kernel's TRACE with random rulesets and packets
@@ -91,6 +94,7 @@ fn run_command(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::command(args),
         Command::Dist(args) => dist::command(&args).map(done),
         Command::Lint(args) => lint::command(&args).map(done),
+        Command::Golden(args) => golden::command(&args),
         Command::Test(args) => test::command(&args),
         Command::Oracle(args) => oracle::command(&args),
         Command::Bench(args) => bench::command(&args),

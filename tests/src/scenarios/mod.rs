@@ -20,6 +20,7 @@ mod random;
 mod recordings;
 mod replacement;
 mod rules;
+mod terminals;
 mod verify;
 
 use std::sync::Mutex;
@@ -53,6 +54,7 @@ pub fn all() -> Vec<Trial> {
         recordings::trials(),
         nodes::trials(),
         places::trials(),
+        terminals::trials(),
         loss::trials(),
         concurrency::trials(),
         replacement::trials(),

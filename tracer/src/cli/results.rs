@@ -17,7 +17,7 @@ use crate::{
     event::End,
     explain::Explanation,
     journey::{Journey, Journeys, NodeCounts, Nodes, Tally},
-    output::{self, Clock, Context, Format, Homes, Output, Unit, printable},
+    output::{self, Clock, Context, Format, Homes, Output, Screen, Size, Unit, printable},
     passage::Passage,
     traversal::Traversal,
 };
@@ -463,8 +463,9 @@ impl Sink {
             }
             None => (stdout(format), "standard output".to_owned()),
         };
-        if !terminal {
-            context.width = None;
+        let is_dumb = std::env::var_os("TERM").is_none_or(|name| name.is_empty() || name == "dumb");
+        if !terminal || format == Format::Stats && is_dumb {
+            context.screen = Screen::None;
         }
         let output =
             output::new(format, writer, context).with_context(|| format!("failed to write: {place}"))?;
@@ -488,11 +489,21 @@ fn to_file(file: File, format: Format) -> Box<dyn io::Write> {
 fn stdout(format: Format) -> Box<dyn io::Write> {
     let stdout = io::stdout();
     let plain = anstream::AutoStream::choice(&stdout) == anstream::ColorChoice::Never;
-    if plain && !format.is_binary() {
+    // The live table has no colours, but goes back over what it has written.
+    if plain && !format.is_binary() && format != Format::Stats {
         Box::new(io::BufWriter::new(anstream::StripStream::new(stdout)))
     } else {
         Box::new(io::BufWriter::new(stdout))
     }
+}
+
+/// How large the terminal at standard output is now. One that does not tell is as those of old were.
+fn screen_size() -> Size {
+    let (columns, rows) = terminal_size::terminal_size_of(io::stdout())
+        .map_or((80, 24), |(width, height)| {
+            (usize::from(width.0), usize::from(height.0))
+        });
+    Size { columns, rows }
 }
 
 /// What is the same for all formats: the network namespaces that need no mention, and the clock of the machine where it
@@ -502,7 +513,7 @@ pub fn context(homes: Homes, clock: Clock) -> Context {
     Context {
         homes,
         clock,
-        width: terminal_size::terminal_size().map(|(width, _)| usize::from(width.0)),
+        screen: Screen::Terminal(screen_size),
     }
 }
 

@@ -45,7 +45,7 @@ impl Diagram {
 impl Output for Diagram {
     fn journey(&mut self, journey: &Journey) -> io::Result<()> {
         self.writer
-            .write_all(render(journey, self.context.width).as_bytes())
+            .write_all(render(journey, self.context.screen.columns()).as_bytes())
     }
 
     fn flush(&mut self) -> io::Result<()> {

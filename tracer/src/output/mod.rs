@@ -132,6 +132,44 @@ pub trait Output {
     }
 }
 
+/// What results are shown on.
+#[derive(Clone, Copy, Debug)]
+pub enum Screen {
+    /// No terminal: nothing is shortened, and nothing written is changed again.
+    None,
+    /// A terminal, which tells how large it is now.
+    Terminal(fn() -> Size),
+    /// One of this size.
+    Fixed(Size),
+}
+
+/// Size of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Characters in a line.
+    pub columns: usize,
+    /// Lines.
+    pub rows: usize,
+}
+
+impl Screen {
+    /// How large it is now; `None` where it is no terminal.
+    #[must_use]
+    pub fn size(&self) -> Option<Size> {
+        match self {
+            Self::None => None,
+            Self::Terminal(ask) => Some(ask()),
+            Self::Fixed(size) => Some(*size),
+        }
+    }
+
+    /// Its columns.
+    #[must_use]
+    pub fn columns(&self) -> Option<usize> {
+        self.size().map(|size| size.columns)
+    }
+}
+
 /// Network namespaces that need no mention: the one that tracer ran in, of each recording.
 #[derive(Clone, Debug, Default)]
 pub struct Homes(Vec<Option<u32>>);
@@ -160,8 +198,8 @@ pub struct Context {
     pub homes: Homes,
     /// What times mean.
     pub clock: Clock,
-    /// Columns of the terminal: rules' texts are shortened to them. `None` where nothing is to be shortened.
-    pub width: Option<usize>,
+    /// What it is shown on: rules' texts are shortened to it.
+    pub screen: Screen,
 }
 
 /// Makes the output that writes `format` to `writer`.

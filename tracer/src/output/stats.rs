@@ -7,7 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Context, Output, layout::shortened, words::printable};
+use super::{
+    Context, Output, Screen, Size,
+    layout::{columns, shortened},
+    words::printable,
+};
 use crate::journey::{Journey, Tally};
 
 /// How often the table is renewed.
@@ -17,12 +21,11 @@ const ROWS_MAX: usize = 20;
 
 pub(super) struct Stats {
     writer: Box<dyn Write>,
-    /// Columns of the terminal; none without one.
-    width: Option<usize>,
+    screen: Screen,
     tally: Tally,
     packets: u64,
-    /// Lines to go back over.
-    shown_lines: usize,
+    /// Columns of each line to go back over.
+    shown: Vec<usize>,
     shown_at: Option<Instant>,
 }
 
@@ -30,10 +33,10 @@ impl Stats {
     pub(super) fn new(writer: Box<dyn Write>, context: &Context) -> Self {
         Self {
             writer,
-            width: context.width,
+            screen: context.screen,
             tally: Tally::default(),
             packets: 0,
-            shown_lines: 0,
+            shown: Vec::new(),
             shown_at: None,
         }
     }
@@ -60,32 +63,58 @@ impl Output for Stats {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let Some(width) = self.width else {
+        let Some(size) = self.screen.size() else {
             return self.writer.flush();
         };
         if self.shown_at.is_some_and(|shown| shown.elapsed() < EVERY) {
             return Ok(());
         }
         self.shown_at = Some(Instant::now());
-        let table = self.table(ROWS_MAX);
-        if self.shown_lines > 0 {
+        let lines_up = lines_up(&self.shown, size);
+        if lines_up > 0 {
             // Up, and clear what is below.
-            write!(self.writer, "\x1b[{}A\x1b[J", self.shown_lines)?;
+            write!(self.writer, "\x1b[{lines_up}A\r\x1b[J")?;
         }
-        self.shown_lines = table.lines().count();
+        // A line for the title, one for what there is no room for, and the one that the cursor is in.
+        let table = self.table(size.rows.saturating_sub(3).clamp(1, ROWS_MAX));
+        self.shown.clear();
         for line in table.lines() {
-            writeln!(self.writer, "{}", shortened(line, width))?;
+            let line = shortened(line, size.columns);
+            self.shown.push(columns(&line));
+            writeln!(self.writer, "{line}")?;
         }
         self.writer.flush()
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        if self.width.is_some() {
+        if self.screen.size().is_some() {
             self.shown_at = None;
             return self.flush();
         }
         let table = self.table(usize::MAX);
         self.writer.write_all(table.as_bytes())?;
         self.writer.flush()
+    }
+}
+
+/// How many lines of the screen what was shown takes now: a terminal that has become narrower breaks lines anew.
+fn lines_up(shown: &[usize], size: Size) -> usize {
+    let lines = |columns: &usize| columns.div_ceil(size.columns.max(1)).max(1);
+    let lines: usize = shown.iter().map(lines).sum();
+    lines.min(size.rows.saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrower_screen_has_more_lines_to_go_back_over() {
+        let on = |columns, rows| lines_up(&[10, 80, 0], Size { columns, rows });
+        assert_eq!(on(80, 24), 3);
+        assert_eq!(on(40, 24), 4);
+        assert_eq!(on(9, 24), 12);
+        // What has left the screen is not to be reached.
+        assert_eq!(on(9, 6), 5);
     }
 }

@@ -30,7 +30,7 @@ fn written(format: Format, width: Option<usize>) -> Vec<u8> {
     let context = Context {
         homes: Homes::of([Some(0)]),
         clock: Clock::with_offset_ns(1_700_000_000_000_000_000),
-        width,
+        screen: width.map_or(Screen::None, |columns| Screen::Fixed(Size { columns, rows: 24 })),
     };
     let mut output = new(format, Box::new(sheet.clone()), context).unwrap();
     for journey in samples() {

@@ -171,7 +171,7 @@ fn step_line(text: &mut String, step: &Step, meaning: Option<&str>, changes: &st
     let mut below = None;
     if let Some(rule) = &step.text {
         let used = indent + columns(&label);
-        match place(&printable(rule), used, after, indent, context.width) {
+        match place(&printable(rule), used, after, indent, context.screen.columns()) {
             Place::Behind(rule) => {
                 let _ = write!(text, "  {DIM}{rule}{DIM:#}");
             }

@@ -10,7 +10,7 @@ use crate::{
     journey::{By, Journey, Outcome, What},
     packet::{Packet, Transport},
     recent::Recent,
-    traversal::{Conntrack, Device, Hook, PacketId, Traversal, Verdict},
+    traversal::{Conntrack, Device, PacketId, Traversal, Verdict},
 };
 
 /// Packets whose number is remembered. A packet that is seen again after so many others gets a new one.
@@ -117,7 +117,7 @@ pub(super) fn fate(journey: &Journey) -> String {
         Outcome::DroppedByKernel {
             function: Some(function),
         } => {
-            let usual = if is_echo_reply_here(last) {
+            let usual = if is_usual_for_echo_replies(last, function) {
                 " (usual for echo replies: raw sockets got a copy before)"
             } else {
                 ""
@@ -137,12 +137,14 @@ pub(super) fn fate(journey: &Journey) -> String {
     }
 }
 
-/// Whether it is an echo reply at INPUT: `icmp_rcv` (`net/ipv4/icmp.c`) drops those for which no ping socket waits, though
-/// `raw_local_deliver` has given the raw sockets, which `ping` mostly has, copies before.
-fn is_echo_reply_here(traversal: &Traversal) -> bool {
-    let packet = Packet::parse(&traversal.headers);
+/// Whether it is an echo reply that came where it was to go: `icmp_rcv` (`net/ipv4/icmp.c`) and those that it calls drop
+/// every one for which no ping socket waits, though `raw_local_deliver` has given the raw sockets, which `ping` mostly
+/// has, copies before.
+fn is_usual_for_echo_replies(last: &Traversal, function: &str) -> bool {
+    const RECEIVERS: [&str; 3] = ["icmp_rcv", "ping_rcv", "icmpv6_rcv"];
+    let packet = Packet::parse(&last.headers);
     let transport = packet.map(|packet| packet.transport);
-    traversal.hook == Hook::LocalIn && matches!(transport, Some(Transport::Icmp { kind: 0 | 129, .. }))
+    RECEIVERS.contains(&function) && matches!(transport, Some(Transport::Icmp { kind: 0 | 129, .. }))
 }
 
 /// Who made a change, if that is not the step that it is shown at.
