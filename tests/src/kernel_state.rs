@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -81,6 +82,66 @@ fn next_id(command: libc::c_long, after: u32) -> Result<Option<u32>> {
         Err(Errno::ENOENT) => Ok(None),
         Err(error) => Err(error).context("failed to list BPF objects"),
     }
+}
+
+/// Counts the kernel's trace calls of nf_tables, by a probe that is not tracer's.
+#[derive(Debug)]
+pub struct TraceCalls;
+
+impl TraceCalls {
+    const NAME: &str = "nft_trace_calls";
+
+    /// Counts from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel has no such probe to offer.
+    pub fn from_now() -> Result<Self> {
+        write(
+            "/sys/kernel/tracing/kprobe_events",
+            &format!("p:{} __nft_trace_packet", Self::NAME),
+        )?;
+        let calls = Self;
+        calls.enable(true)?;
+        Ok(calls)
+    }
+
+    fn enable(&self, enabled: bool) -> Result<()> {
+        let path = format!("/sys/kernel/tracing/events/kprobes/{}/enable", Self::NAME);
+        write(&path, if enabled { "1" } else { "0" })
+    }
+
+    /// How many there were.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not tell.
+    pub fn count(&self) -> Result<u64> {
+        let profile = read("/sys/kernel/tracing/kprobe_profile")?;
+        let mut lines = profile.lines().map(str::split_whitespace);
+        let hits =
+            lines.find_map(|mut words| words.next().filter(|name| *name == Self::NAME).and(words.next()));
+        hits.context("failed to find: probe of trace calls")?
+            .parse()
+            .context("failed to read: probe of trace calls")
+    }
+}
+
+impl Drop for TraceCalls {
+    fn drop(&mut self) {
+        drop(self.enable(false));
+        drop(write(
+            "/sys/kernel/tracing/kprobe_events",
+            &format!("-:{}", Self::NAME),
+        ));
+    }
+}
+
+fn write(path: &str, text: &str) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let file = options.append(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("failed to write: {path}"))
 }
 
 /// What a trace must not change: rules with their counters, tables, modules, settings.

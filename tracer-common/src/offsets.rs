@@ -155,6 +155,8 @@ pub struct Offsets {
     pub nft_table_name: u32,
     /// `nf_hook_state.pf`
     pub state_pf: u32,
+    /// `net.nft.gencursor`
+    pub net_gencursor: u32,
 }
 
 impl Offsets {
@@ -226,7 +228,8 @@ impl Offsets {
         nft_table_handle: ABSENT,
         nft_table_name: ABSENT,
         state_pf: ABSENT,
+        net_gencursor: ABSENT,
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 66 * 4);
+const _: () = assert!(size_of::<Offsets>() == 67 * 4);

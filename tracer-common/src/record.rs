@@ -122,6 +122,9 @@ impl Replacement {
 /// first packet has met them.
 pub const REPLACEMENTS_BYTES: u32 = 65_536;
 
+/// The same for commits of nf_tables.
+pub const COMMITTED_BYTES: u32 = 4096;
+
 /// Threads that are about to replace a table, or have just read one.
 pub const ASKING_MAX: u32 = 1024;
 
@@ -131,15 +134,36 @@ pub const THREAD_NAME_LEN: usize = 16;
 /// Generations known at once. Each table of each network namespace has one.
 pub const GENERATIONS_MAX: u32 = 32_768;
 
-/// The last commit of nf_tables in a network namespace. Rules change somewhere between the two; where they are equal
-/// it is over.
+/// The last commit of nf_tables in a network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Commit {
     /// `CLOCK_MONOTONIC` when the kernel began it.
     pub begun_ns: u64,
-    /// `begun_ns` of the last one that is over.
-    pub done_ns: u64,
+    /// `begun_ns` of the last one that was seen to be over, with [`Self::FAILED`] where the rules stayed as they were.
+    pub over_ns: u64,
+    /// `begun_ns` of the one whose rules were in force when it began.
+    pub before_ns: u64,
+    /// Which of the two sets of rules packets met then (`netns_nftables.gencursor`): once it is the other one, the
+    /// commit's own rules are in force.
+    pub cursor: u64,
+}
+
+impl Commit {
+    /// Bit of [`Self::over_ns`].
+    pub const FAILED: u64 = 1 << 63;
+
+    /// `begun_ns` of the commit whose rules are in force; `None` while one is under way.
+    #[must_use]
+    pub const fn in_force(&self) -> Option<u64> {
+        if self.over_ns == self.begun_ns {
+            Some(self.begun_ns)
+        } else if self.over_ns == self.begun_ns | Self::FAILED {
+            Some(self.before_ns)
+        } else {
+            None
+        }
+    }
 }
 
 /// One call of a match or target function during a traversal; of nf_tables one call of `__nft_trace_packet`: see

@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    ASKING_MAX, CONNECTIONS_MAX, Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX, Guard, Offsets,
-    PACKETS_MAX, REPLACEMENTS_BYTES, THREAD_NAME_LEN, TableRead, Traversal,
+    ASKING_MAX, COMMITTED_BYTES, CONNECTIONS_MAX, Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX,
+    Guard, Offsets, PACKETS_MAX, REPLACEMENTS_BYTES, THREAD_NAME_LEN, TableRead, Traversal,
 };
 
 use crate::{
@@ -116,6 +116,10 @@ pub(crate) static GENERATIONS_LOST: Array<u32> = Array::with_max_entries(1, 0);
 /// The last commit of nf_tables in each network namespace that had one since the start, by its inode number.
 #[map]
 pub(crate) static COMMITS: HashMap<u32, Commit> = HashMap::with_max_entries(GENERATIONS_MAX, 0);
+
+/// Network namespaces that a commit has given other rules, by inode number.
+#[map]
+pub(crate) static COMMITTED: RingBuf = RingBuf::with_byte_size(COMMITTED_BYTES, 0);
 
 /// What the loader's reader of rules got last.
 #[map]

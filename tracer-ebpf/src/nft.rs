@@ -14,7 +14,7 @@ use crate::{
     form::Kprobe,
     frames,
     kernel::{Gap, Skb, copy_str, read},
-    maps::{COMMITS, GENERATIONS_LOST, count},
+    maps::{COMMITS, COMMITTED, GENERATIONS_LOST, count},
     offset,
     traversal::{self, Arguments, NF_STOLEN, NF_VERDICT_MASK, TableName, note_gap},
 };
@@ -28,8 +28,6 @@ const TYPE_RETURN: u32 = 2;
 const HANDLE_MASK: u64 = (1 << 42) - 1;
 /// `nft_rule_dp.is_last`.
 const IS_LAST: u64 = 1;
-/// [`Call::param`] of a commit, which has no frame.
-const COMMIT: u64 = 1;
 
 /// A base chain is entered.
 #[inline(always)]
@@ -77,7 +75,8 @@ fn try_enter(invocation: Invocation, pkt: u64, chain: u64) -> Result<(), Gap> {
     if fill_chain(frame, chain).is_err() {
         note_gap(frame);
     }
-    match generation(frame.netns) {
+    let net = read(state, offset!(state_net))?;
+    match generation(net, frame.netns) {
         Some(generation) => frame.generation = generation,
         None => frame.flags |= flags::GENERATION_UNSURE,
     }
@@ -97,7 +96,8 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
     let Some((key, frame)) = traversal::close(invocation, verdict) else {
         return;
     };
-    if generation(frame.netns) != Some(frame.generation) {
+    // It looked once which rules are in force, in between: if they are the same at both ends it met these.
+    if generation_met(key, frame.netns) != Some(frame.generation) {
         frame.flags |= flags::GENERATION_UNSURE;
     }
     traversal::send(frame);
@@ -212,23 +212,86 @@ fn handle_of(rule: u64) -> Result<u64, Gap> {
     Ok(word >> offset!(rule_handle_shift) & HANDLE_MASK)
 }
 
-/// The rules that a network namespace has now; `None` while they are being replaced, and where that is not known.
+/// The rules in force where the packet is; see [`generation`].
 #[inline(always)]
-fn generation(netns: u32) -> Option<Generation> {
-    match COMMITS.get_ptr(netns) {
-        Some(commit) => {
-            // SAFETY: the map returned a valid, aligned pointer.
-            let Commit { begun_ns, done_ns } = unsafe { *commit };
-            (begun_ns == done_ns).then_some(Generation {
-                table_info: 0,
-                made_ns: begun_ns,
-            })
+fn generation_met(pkt: u64, netns: u32) -> Option<Generation> {
+    let state: u64 = read(pkt, offset!(pkt_state)).ok()?;
+    let net: u64 = read(state, offset!(state_net)).ok()?;
+    generation(net, netns)
+}
+
+/// The rules that are in force in a network namespace; `None` where that is not known.
+///
+/// `nf_tables_commit` (`net/netfilter/nf_tables_api.c`) puts the new rules beside the old ones and then in force all at
+/// once, by `gencursor`, which says which of the two `nft_do_chain` takes.
+#[inline(always)]
+fn generation(net: u64, netns: u32) -> Option<Generation> {
+    let Some(commit) = COMMITS.get_ptr(netns) else {
+        if GENERATIONS_LOST.get(0).is_some_and(|lost| *lost != 0) {
+            return None;
         }
-        None if GENERATIONS_LOST.get(0).is_some_and(|lost| *lost != 0) => None,
-        None => Some(Generation {
-            table_info: 0,
-            made_ns: 0,
-        }),
+        return Some(made(0));
+    };
+    let begun_ns = commit::begun_ns(commit);
+    // This order and that of `commit::note_begin` belong together.
+    let cursor = commit::cursor(commit);
+    let before_ns = commit::before_ns(commit);
+    let now = gencursor(net).ok()?;
+    if commit::begun_ns(commit) != begun_ns {
+        // Another commit has begun meanwhile.
+        return None;
+    }
+    Some(made(if now == cursor { before_ns } else { begun_ns }))
+}
+
+#[inline(always)]
+fn made(made_ns: u64) -> Generation {
+    Generation {
+        table_info: 0,
+        made_ns,
+    }
+}
+
+#[inline(always)]
+fn gencursor(net: u64) -> Result<u64, Gap> {
+    Ok(u64::from(read::<u8>(net, offset!(net_gencursor))?))
+}
+
+/// Members of a [`Commit`], which one processor looks at while another one notes the next: word by word, in the order
+/// of the program.
+mod commit {
+    use tracer_common::Commit;
+
+    macro_rules! member {
+        ($name:ident) => {
+            #[inline(always)]
+            pub(super) fn $name(commit: *const Commit) -> u64 {
+                // SAFETY: a value of the map, valid and aligned.
+                unsafe { (&raw const (*commit).$name).read_volatile() }
+            }
+        };
+    }
+
+    member!(begun_ns);
+    member!(before_ns);
+    member!(cursor);
+
+    /// The next commit begins; the kernel's lock keeps others from doing so meanwhile. Whoever sees one of these and
+    /// still the old `begun_ns` is told the same as before.
+    #[inline(always)]
+    pub(super) fn note_begin(commit: *mut Commit, next: &Commit) {
+        // SAFETY: a value of the map, valid and aligned.
+        unsafe {
+            (&raw mut (*commit).before_ns).write_volatile(next.before_ns);
+            (&raw mut (*commit).cursor).write_volatile(next.cursor);
+            (&raw mut (*commit).begun_ns).write_volatile(next.begun_ns);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn note_over(commit: *mut Commit, over_ns: u64) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*commit).over_ns).write_volatile(over_ns) }
     }
 }
 
@@ -236,28 +299,41 @@ fn generation(netns: u32) -> Option<Generation> {
 #[inline(always)]
 pub(crate) fn commit_enter(invocation: Invocation, net: u64) {
     call::forget(invocation);
-    let Ok(netns) = read::<u32>(net, offset!(net_inum)) else {
+    let Ok(begun_ns) = note_begin(net) else {
         return lose();
     };
-    let done_ns = COMMITS.get_ptr(netns).map_or(0, |commit| {
-        // SAFETY: the map returned a valid, aligned pointer.
-        unsafe { (*commit).done_ns }
-    });
-    let commit = Commit {
-        begun_ns: traversal::now_ns(),
-        done_ns,
-    };
-    if COMMITS.insert(netns, commit, 0).is_err() {
-        return lose();
-    }
-    // Not noted, the commit is never over, and paths are not certain until the next one.
+    // Not noted, the commit is never over: nobody reads its rules before the next one.
     call::begin(
         invocation,
         &Call {
-            state: u64::from(netns),
-            param: COMMIT,
+            state: net,
+            param: begun_ns,
         },
     );
+}
+
+#[inline(always)]
+fn note_begin(net: u64) -> Result<u64, Gap> {
+    let netns: u32 = read(net, offset!(net_inum))?;
+    let cursor = gencursor(net)?;
+    let begun_ns = traversal::now_ns();
+    let mut next = Commit {
+        begun_ns,
+        over_ns: 0,
+        before_ns: 0,
+        cursor,
+    };
+    let Some(commit) = COMMITS.get_ptr_mut(netns) else {
+        // Not over: zero is what came before the first.
+        return COMMITS.insert(netns, next, 0).map(|()| begun_ns).map_err(|_| Gap);
+    };
+    next.before_ns = if commit::cursor(commit) == cursor {
+        commit::before_ns(commit)
+    } else {
+        commit::begun_ns(commit)
+    };
+    commit::note_begin(commit, &next);
+    Ok(begun_ns)
 }
 
 #[inline(always)]
@@ -266,14 +342,32 @@ fn lose() {
     let _ = GENERATIONS_LOST.set(0, 1, 0);
 }
 
-/// The rules are replaced, or the kernel has found that they cannot be.
+/// The rules are replaced, or the kernel has found that they cannot be. It has given back the lock: the next commit may
+/// have begun, and even be over.
 #[inline(always)]
 pub(crate) fn commit_leave(invocation: Invocation) {
-    let Some(Call { state, .. }) = call::end(invocation) else {
+    let Some(Call {
+        state: net,
+        param: begun_ns,
+    }) = call::end(invocation)
+    else {
         return;
     };
-    if let Some(commit) = COMMITS.get_ptr_mut(state as u32) {
-        // SAFETY: the map returned a valid, aligned pointer; the kernel's lock keeps other commits away.
-        unsafe { (*commit).done_ns = (*commit).begun_ns };
+    let (Ok(netns), Ok(cursor)) = (read::<u32>(net, offset!(net_inum)), gencursor(net)) else {
+        return lose();
+    };
+    let Some(commit) = COMMITS.get_ptr_mut(netns) else {
+        return;
+    };
+    let in_force = commit::cursor(commit) != cursor;
+    if commit::begun_ns(commit) != begun_ns {
+        // The end of the one that has begun meanwhile is told.
+        return;
     }
+    if !in_force {
+        return commit::note_over(commit, begun_ns | Commit::FAILED);
+    }
+    commit::note_over(commit, begun_ns);
+    // Without room the rules are read when a packet has met them.
+    let _ = COMMITTED.output::<u32>(&netns, 0);
 }

@@ -12,7 +12,10 @@ use std::{collections::HashMap, sync::Arc};
 pub(crate) use self::gone::Gone;
 pub use self::verification::Verification;
 use crate::{
-    nftables::explain::{Explained, Explainer as OfNftables, Rules as NftablesRules},
+    nftables::{
+        Ruleset,
+        explain::{Explained, Explainer as OfNftables, Rules as NftablesRules},
+    },
     replay::{self, Completeness, Observation, Outcome, PacketAfter},
     ruleset::{Labels, Table, text::Texts},
     traversal::{Backend, Family, Generation, Observed, Traversal},
@@ -92,6 +95,9 @@ pub trait Source {
     /// # Errors
     /// Why they cannot be read.
     fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules>;
+
+    /// Adds the texts to rules of nf_tables that a packet has met, as far as they are still to be had.
+    fn with_nftables_texts(&mut self, netns: u32, generation: Generation, ruleset: Ruleset) -> NftablesRules;
 }
 
 /// A table of a network namespace.
@@ -211,6 +217,17 @@ impl Explainer {
         self.nftables.learn(netns, generation.made_ns, rules);
     }
 
+    /// Notes that every record up to this time has been looked at: older rules of nf_tables are not wanted any more.
+    pub fn seen(&mut self, now_ns: u64) {
+        self.nftables.seen(now_ns);
+    }
+
+    /// Whether these rules of nf_tables were read.
+    #[must_use]
+    pub fn knows_nftables(&self, netns: u32, generation: Generation) -> bool {
+        self.nftables.knows(netns, generation.made_ns)
+    }
+
     fn remember(&mut self, key: TableKey, generation: Generation, rules: Arc<Rules>) {
         if self.tables.len() >= TABLES_KEPT && !self.tables.contains_key(&key) {
             // They are read again when they are needed again.
@@ -299,6 +316,10 @@ mod tests {
 
         fn read_nftables(&mut self, _: u32) -> Result<(Generation, NftablesRules), NoRules> {
             Err(NoRules::Replaced)
+        }
+
+        fn with_nftables_texts(&mut self, _: u32, _: Generation, ruleset: Ruleset) -> NftablesRules {
+            NftablesRules { ruleset, texts: None }
         }
     }
 

@@ -1,8 +1,10 @@
 //! Rules in nf_tables: by `iptables-nft`, by `nft`, beside legacy tables, and replaced under traffic.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -11,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::trial;
 use crate::account::{Seen, Told, packets, published};
 use crate::command::{run, run_with};
-use crate::kernel_state::Instruments;
+use crate::kernel_state::{Instruments, TraceCalls};
 use crate::neighbours::Family;
 use crate::node;
 use crate::trace_log::Line;
@@ -119,7 +121,7 @@ fn native() -> Result<()> {
     .map(|step| format!("kube-proxy:{step}"));
     ensure!(steps(&shown) == expected, "tracer tells:\n{shown}");
     let shown = tree.stop_as_text()?.shown;
-    for text in ["vmap @service-ips", "0x4000", "mark 0x0"] {
+    for text in ["vmap @service-ips [127.0.0.1 . udp . 53]", "0x4000", "mark 0x0"] {
         ensure!(shown.contains(text), "no {text} in:\n{shown}");
     }
     Ok(())
@@ -167,11 +169,15 @@ fn long_way() -> Result<()> {
     Ok(())
 }
 
-/// Rules are replaced while packets pass. Each generation has its rule at another place and sets the mark to the number
-/// of that place; so each path proves which rules it went through.
+/// Rules are replaced ten times a second while packets pass. Each generation has its rule at another place and sets the
+/// mark to the number of that place; so each path proves which rules it went through.
 fn commits() -> Result<()> {
-    const GENERATIONS: usize = 60;
-    const PLACES: usize = 7;
+    const GENERATIONS: u32 = 60;
+    const EVERY: Duration = Duration::from_millis(100);
+    const PLACES: u32 = 7;
+    /// Datagrams sent before taking a breath, and how long: tracer is to keep up.
+    const AT_ONCE: u32 = 4;
+    const BREATH: Duration = Duration::from_millis(10);
 
     run_with(
         "nft -f -",
@@ -184,15 +190,21 @@ fn commits() -> Result<()> {
             let loopback = Family::V4.loopback();
             let _receiver = Place::Here.udp(loopback, 53)?;
             while !over.load(Ordering::Relaxed) {
-                datagram(Place::Here, loopback, (loopback, 53).into(), 10)?;
+                for _ in 0..AT_ONCE {
+                    datagram(Place::Here, loopback, (loopback, 53).into(), 10)?;
+                }
+                thread::sleep(BREATH);
             }
             Ok(())
         });
+        let start = Instant::now();
         let replaced = (0..GENERATIONS).try_for_each(|generation| {
             let place = generation % PLACES + 1;
-            let before = "add rule ip n c tcp dport 1\n".repeat(place - 1);
+            let before: String = (1..place).map(|_| "add rule ip n c tcp dport 1\n").collect();
             let rules = format!("flush chain ip n c\n{before}add rule ip n c meta mark set {place}\n");
-            run_with("nft -f -", &rules).map(drop)
+            run_with("nft -f -", &rules)?;
+            thread::sleep((EVERY * (generation + 1)).saturating_sub(start.elapsed()));
+            Ok(())
         });
         over.store(true, Ordering::Relaxed);
         traffic.join().ok().context("panic while sending")??;
@@ -200,12 +212,12 @@ fn commits() -> Result<()> {
     })?;
     settle()?;
     let shown = tracer.stop_as_text()?.shown;
-    let (mut exact, mut partial) = (0, 0);
+    let (mut exact, mut partial) = (0, BTreeMap::new());
     for line in shown.lines() {
         let journey: serde_json::Value = serde_json::from_str(line).context("no JSON")?;
         for table in journey["tables"].as_array().context("no tables")? {
-            if table["partial"].is_string() {
-                partial += 1;
+            if let Some(reason) = table["partial"].as_str() {
+                *partial.entry(reason.to_owned()).or_insert(0) += 1;
                 continue;
             }
             exact += 1;
@@ -220,19 +232,30 @@ fn commits() -> Result<()> {
             }
         }
     }
-    eprintln!("replaced {GENERATIONS} times: {exact} paths exact, {partial} partial");
+    // How many are exact depends on how fast the machine reads rules, so it is told, not judged. That none is wrong
+    // was judged above, for each.
+    eprintln!("nftables::commits: {GENERATIONS} commits: {exact} paths exact, partial: {partial:?}");
     ensure!(exact > 0, "no path is exact");
     Ok(())
 }
 
-/// Nothing remains of a killed tracer.
+/// Nothing remains of a killed tracer: the kernel makes its trace calls no more, which it does as long as the namespace
+/// of tracer's own is there.
 fn killed() -> Result<()> {
     run_with("nft -f -", SERVICES)?;
     let before = Instruments::now()?;
     let mut tracer = Tracer::start(THIS_NETNS)?;
+    let calls = TraceCalls::from_now()?;
     packet(53)?;
+    ensure!(calls.count()? > 0, "no trace calls while tracer is at work");
     tracer.signal(Signal::SIGKILL)?;
     tracer.wait_for_exit()?;
+    wait::until("the trace calls to end", || {
+        let before = calls.count()?;
+        packet(53)?;
+        Ok(calls.count()? == before)
+    })?;
+    drop(calls);
     wait::until("everything to be gone", || Ok(Instruments::now()? == before))
 }
 

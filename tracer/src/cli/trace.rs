@@ -5,6 +5,7 @@ use std::{
     io::{self, Write as _},
     os::fd::{AsRawFd as _, RawFd},
     path::{Path, PathBuf},
+    sync::mpsc::Receiver,
     time::Duration,
 };
 
@@ -34,6 +35,7 @@ use crate::{
     filter::{Selection, Wanted},
     kernel::{
         attach::{Attached, Counts, Forms, Plan, Replacements},
+        commits::{Brought, Committed},
         devices::DeviceNames,
         functions::Functions,
         machine::Machine,
@@ -231,7 +233,8 @@ async fn trace(args: &TraceArgs, plan: &Plan, mut show: Show) -> Result<(), Fail
     // Before attaching, so that a signal at any later moment ends the trace in order.
     let mut signals = Signals::new().context("failed to start: signal handling")?;
     let mut attached = Attached::attach(plan)?;
-    show.take_replacements(&mut attached);
+    show.take_replacements(&mut attached)
+        .context("failed to start: reader of rules")?;
     show.survey(&mut attached);
     let mut guard = Guard::new(args.guard, &mut attached)?;
     // SAFETY: the descriptor is the ring buffer's, which `Attached` owns and never replaces.
@@ -423,6 +426,7 @@ struct Paths {
     explainer: Explainer,
     rules: KernelRules,
     replacements: Option<Replacements>,
+    committed: Option<Receiver<Brought>>,
 }
 
 impl Show {
@@ -456,6 +460,7 @@ impl Show {
                 explainer: Explainer::verifying(args.verify),
                 rules: KernelRules::new(shows_texts),
                 replacements: None,
+                committed: None,
             }),
             witnesses: Witnesses::default(),
             changes: Changes::default(),
@@ -522,10 +527,12 @@ impl Show {
     }
 
     /// Takes it on to keep up with rules that are replaced, where paths are shown through them.
-    fn take_replacements(&mut self, attached: &mut Attached) {
+    fn take_replacements(&mut self, attached: &mut Attached) -> io::Result<()> {
         if let Some(paths) = &mut self.paths {
             paths.replacements = attached.take_replacements();
+            paths.committed = attached.take_committed().map(Committed::read_rules).transpose()?;
         }
+        Ok(())
     }
 
     /// Becomes readable when rules were replaced that paths are shown through.
@@ -540,16 +547,23 @@ impl Show {
             .map_err(io::Error::from)
     }
 
-    /// Reads rules that have been replaced.
+    /// Takes rules that commits have brought, and reads legacy tables that have been replaced.
     fn keep_up(&mut self, attached: &mut Attached) {
         let Some(Paths {
             explainer,
             rules,
-            replacements: Some(replacements),
+            replacements,
+            committed,
         }) = &mut self.paths
         else {
             return;
         };
+        for (netns, generation, ruleset) in committed.iter().flat_map(Receiver::try_iter) {
+            if !explainer.knows_nftables(netns, generation) {
+                explainer.learn_nftables(netns, generation, rules.without_texts(ruleset));
+            }
+        }
+        let Some(replacements) = replacements else { return };
         for replaced in Replaced::latest(replacements) {
             let Replaced {
                 netns,
@@ -572,6 +586,7 @@ impl Show {
     /// Shows a batch of the records that are in the buffer.
     fn drain(&mut self, attached: &mut Attached) -> Result<Drained, Failure> {
         let mut drained = Drained::More;
+        let began_ns = monotonic_ns();
         for _ in 0..BATCH_MAX {
             // First what packets will meet, then those that have met it.
             self.keep_up(attached);
@@ -584,6 +599,9 @@ impl Show {
                 Event::decode(bytes)
             });
             let Some(event) = event else {
+                if let Some(paths) = &mut self.paths {
+                    paths.explainer.seen(began_ns);
+                }
                 drained = Drained::Empty;
                 break;
             };

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeSet,
     num::NonZeroU64,
     os::fd::{AsFd as _, AsRawFd, RawFd},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -23,13 +24,15 @@ use aya::{
 };
 use nix::errno::Errno;
 use tracer_common::{
-    Commit, Counter, FRAMES_MAX, Filter, Guard, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
+    Counter, FRAMES_MAX, Filter, Guard, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
 };
 
 use crate::{netns::reader_name, nftables::key::TraceKey};
 
 use super::{
-    KernelBtf, link,
+    KernelBtf,
+    commits::{Commits, Committed},
+    link,
     preflight::Families,
     probes::{Kind, PROGRAMS, Program, Purpose},
     trampoline::{self, Refusal, Trampoline, Trampolines, When},
@@ -199,7 +202,8 @@ pub struct Attached {
     /// Dropped after the links, and so off when no traversal is under way.
     trace_key: Option<TraceKey>,
     frames: HashMap<MapData, u64, FrameBytes>,
-    commits: HashMap<MapData, u32, CommitBytes>,
+    commits: Arc<Commits>,
+    committed: Option<Committed>,
     table_read: Array<MapData, TableReadBytes>,
     ebpf: Ebpf,
     /// What the links and frames told when they were taken away.
@@ -213,9 +217,6 @@ struct Ended {
     forms: Forms,
     skipped: Option<Skipped>,
 }
-
-/// A [`Commit`] as the map holds it.
-type CommitBytes = [u8; size_of::<Commit>()];
 
 /// A [`TableRead`] as the map holds it.
 type TableReadBytes = [u8; size_of::<TableRead>()];
@@ -372,6 +373,7 @@ impl Attached {
             loader.map_max_entries("FRAMES", 1);
         }
         let mut ebpf = loader.load(object)?;
+        let commits = Arc::new(Commits::new(take_map(&mut ebpf, "COMMITS")?));
         Ok(Self {
             links: Vec::new(),
             trampolines: if plan.preempted {
@@ -389,7 +391,11 @@ impl Attached {
             counters: take_map(&mut ebpf, "COUNTERS")?,
             trace_key: None,
             frames: take_map(&mut ebpf, "FRAMES")?,
-            commits: take_map(&mut ebpf, "COMMITS")?,
+            committed: Some(Committed::new(
+                take_map(&mut ebpf, "COMMITTED")?,
+                Arc::clone(&commits),
+            )),
+            commits,
             table_read: take_map(&mut ebpf, "TABLE_READ")?,
             ebpf,
             ended: None,
@@ -606,20 +612,14 @@ impl Attached {
         self.trace_key.is_some()
     }
 
-    /// The last commit of nf_tables in a network namespace; nothing but zeros where there was none since the start.
-    ///
-    /// # Errors
-    /// The kernel does not give the map.
-    pub fn commit(&self, netns: u32) -> Result<Commit, AttachError> {
-        match self.commits.get(&netns, 0) {
-            // SAFETY: the same size (asserted by the type), and every bit pattern is a value.
-            Ok(bytes) => Ok(unsafe { std::mem::transmute::<CommitBytes, Commit>(bytes) }),
-            Err(MapError::KeyNotFound) => Ok(Commit::default()),
-            Err(source) => Err(AttachError::Map {
-                name: "COMMITS",
-                source,
-            }),
-        }
+    /// The last commits of nf_tables.
+    pub(super) fn commits(&self) -> &Commits {
+        &self.commits
+    }
+
+    /// The commits of nf_tables as they happen. Once, and only where it is traced.
+    pub fn take_committed(&mut self) -> Option<Committed> {
+        self.committed.take_if(|_| self.trace_key.is_some())
     }
 
     /// The next record, as the programs wrote it, if there is one.

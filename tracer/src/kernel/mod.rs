@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod btf;
+pub mod commits;
 pub mod described;
 pub mod devices;
 pub mod functions;

@@ -3,18 +3,15 @@
 use std::process::Command;
 use std::sync::OnceLock;
 
-use tracer_common::{Commit, Generation};
+use tracer_common::Generation;
 
 use super::attach::Attached;
 use super::rules::KernelRules;
-use crate::nftables::{Family, Ruleset, explain::Rules, source, text::Texts};
+use crate::nftables::{Family, Ruleset, explain::Rules, text::Texts};
 use crate::{
     netns::Netns,
     ruleset::source::{SourceError, output},
 };
-
-/// Times that rules are read again because of a commit meanwhile.
-const ATTEMPTS_MAX: u32 = 16;
 
 impl KernelRules {
     /// Reads the rules of these network namespaces, and hands them to `learn`. What cannot be read is read, or its
@@ -29,55 +26,66 @@ impl KernelRules {
             return;
         }
         for netns in namespaces {
-            if let Ok((generation, rules)) = self.read_nftables(attached, netns) {
+            if let Ok((generation, mut rules)) = self.read_nftables(attached, netns) {
+                // There is time now, and not when packets come.
+                rules.texts = Some(self.nftables_texts(attached, netns, generation, &rules.ruleset));
                 learn(netns.inode(), generation, rules);
             }
         }
     }
 
-    /// Reads the rules that a namespace has now. Each commit is seen by the programs when it begins and when it is
-    /// over; so rules that were read while none was under way, with the same last one before and after, are those that
-    /// it made.
+    /// Reads the rules that a namespace has now, without texts.
     pub(super) fn read_nftables(
         &mut self,
         attached: &Attached,
         netns: &Netns,
     ) -> Result<(Generation, Rules), String> {
-        let commit = || attached.commit(netns.inode()).map_err(|error| error.to_string());
-        for _ in 0..ATTEMPTS_MAX {
-            let before = commit()?;
-            if before.begun_ns != before.done_ns {
-                std::thread::yield_now();
-                continue;
-            }
-            let ruleset = source::ruleset(netns).map_err(|error| error.to_string())?;
-            if commit()? != before {
-                continue;
-            }
-            let mut texts = Texts::default();
-            if self.texts && !ruleset.tables.is_empty() {
-                texts = read_texts(netns, &ruleset);
-                if commit()? != before {
-                    // What the tools said is of other rules.
-                    texts = Texts::default();
-                }
-            }
-            self.not_followed.extend(ruleset.not_followed());
-            return Ok((generation(before), Rules { ruleset, texts }));
+        let (generation, ruleset) = attached.commits().rules(netns)?;
+        Ok((generation, self.without_texts(ruleset)))
+    }
+
+    /// Rules that were read.
+    pub fn without_texts(&mut self, ruleset: Ruleset) -> Rules {
+        self.not_followed.extend(ruleset.not_followed());
+        Rules { ruleset, texts: None }
+    }
+
+    /// What the tools print of rules, where they are on this machine and the rules are still there.
+    ///
+    /// `nft` says the handle of each rule, which is never given to another; `iptables-save` does not, so what it says
+    /// counts only if no commit came meanwhile.
+    pub(super) fn nftables_texts(
+        &self,
+        attached: &Attached,
+        netns: &Netns,
+        generation: Generation,
+        ruleset: &Ruleset,
+    ) -> Texts {
+        let mut texts = Texts::default();
+        let is_in_force = || attached.commits().are_in_force(netns, generation);
+        // Of rules that are gone the tools say nothing, and who asked them would fall behind.
+        if !self.texts || ruleset.tables.is_empty() || !is_in_force() {
+            return texts;
         }
-        Err("the rules of nf_tables were replaced each time they were read".to_owned())
+        let saved = saved_texts(netns, ruleset);
+        if is_in_force() {
+            texts = saved;
+        }
+        if !texts.are_of_all(ruleset)
+            && let Some(program) = list_program()
+        {
+            let mut command = Command::new(program);
+            command.args(["--handle", "--stateless", "list", "ruleset"]);
+            if let Ok(listed) = run(netns, &mut command) {
+                texts.take_listed(ruleset, &listed);
+            }
+        }
+        texts
     }
 }
 
-fn generation(commit: Commit) -> Generation {
-    Generation {
-        table_info: 0,
-        made_ns: commit.begun_ns,
-    }
-}
-
-/// What the tools print of rules, where they are on this machine.
-fn read_texts(netns: &Netns, ruleset: &Ruleset) -> Texts {
+/// What `iptables-save` prints of its tables.
+fn saved_texts(netns: &Netns, ruleset: &Ruleset) -> Texts {
     let mut texts = Texts::default();
     for table in ruleset.tables.iter().filter(|table| table.is_iptables()) {
         let Some(program) = save_program(table.family) else {
@@ -87,13 +95,6 @@ fn read_texts(netns: &Netns, ruleset: &Ruleset) -> Texts {
         command.args(["--modprobe=/bin/false", "-t", &table.name]);
         if let Ok(saved) = run(netns, &mut command) {
             texts.take_saved(table, &saved);
-        }
-    }
-    if let Some(program) = list_program() {
-        let mut command = Command::new(program);
-        command.args(["--handle", "--stateless", "list", "ruleset"]);
-        if let Ok(listed) = run(netns, &mut command) {
-            texts.take_listed(ruleset, &listed);
         }
     }
     texts

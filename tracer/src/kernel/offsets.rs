@@ -461,7 +461,8 @@ pub(crate) mod tests {
             },
         );
         let common_net = simple("", &["net"]);
-        b.structure("net", &[("ns", ns, 40), ("ipv4", ipv4, 400)]);
+        let nft = simple("netns_nftables", &["gencursor"]);
+        b.structure("net", &[("ns", ns, 40), ("ipv4", ipv4, 400), ("nft", nft, 800)]);
         let common = b.structure(
             "sock_common",
             &[("skc_state", int, 18), ("skc_net", common_net, 48)],
@@ -501,7 +502,7 @@ pub(crate) mod tests {
     }
 
     /// Fields that only nf_tables has.
-    const NFTABLES_LEN: usize = 19;
+    const NFTABLES_LEN: usize = 20;
     const LEGACY: Backends = Backends {
         legacy: true,
         nftables: false,

@@ -11,7 +11,7 @@ use super::attach::{Attached, ExtensionKind, Replacements};
 use crate::{
     explain::{NoRules, Rules, Source},
     netns::Netns,
-    nftables::explain::Rules as NftablesRules,
+    nftables::{Ruleset, explain::Rules as NftablesRules},
     replay::{self, Purity},
     ruleset::{Extension, Labels, Table, Target, source::QUESTIONS, text::Texts},
     traversal::Family,
@@ -28,8 +28,7 @@ pub struct KernelRules {
     pub(super) texts: bool,
     /// Functions that are observed, or cannot be.
     asked: HashSet<(ExtensionKind, String)>,
-    /// Where namespaces were found, by inode number. They are not held open: that would keep them alive.
-    found: HashMap<u32, PathBuf>,
+    found: Found,
     /// Extensions that cannot be observed, for the summary.
     pub blind: Vec<String>,
     /// Tables of nf_tables that packets pass unseen, for the summary.
@@ -43,7 +42,7 @@ impl KernelRules {
         Self {
             texts,
             asked: HashSet::new(),
-            found: HashMap::new(),
+            found: Found::default(),
             blind: Vec::new(),
             not_followed: BTreeSet::new(),
         }
@@ -74,23 +73,9 @@ impl KernelRules {
         attached: &mut Attached,
         replaced: &Replaced,
     ) -> Option<(Generation, Rules)> {
-        let netns = self.netns(replaced.netns)?;
+        let netns = self.found.netns(replaced.netns)?;
         self.read_table(attached, &netns, replaced.family, &replaced.table)
             .ok()
-    }
-
-    /// The namespace of an inode number.
-    fn netns(&mut self, inode: u32) -> Option<Netns> {
-        let known = self.found.get(&inode);
-        if let Some(netns) = known.and_then(|path| Netns::if_still(path, inode)) {
-            return Some(netns);
-        }
-        if self.found.len() >= NAMESPACES_MAX {
-            self.found.clear();
-        }
-        let netns = Netns::by_inode(inode)?;
-        self.found.insert(inode, PathBuf::from(netns.name()));
-        Some(netns)
     }
 
     fn read_table(
@@ -232,6 +217,26 @@ impl Replaced {
     }
 }
 
+/// Where namespaces were found, by inode number. They are not held open: that would keep them alive.
+#[derive(Debug, Default)]
+pub(super) struct Found(HashMap<u32, PathBuf>);
+
+impl Found {
+    /// The namespace of an inode number.
+    pub(super) fn netns(&mut self, inode: u32) -> Option<Netns> {
+        let known = self.0.get(&inode);
+        if let Some(netns) = known.and_then(|path| Netns::if_still(path, inode)) {
+            return Some(netns);
+        }
+        if self.0.len() >= NAMESPACES_MAX {
+            self.0.clear();
+        }
+        let netns = Netns::by_inode(inode)?;
+        self.0.insert(inode, PathBuf::from(netns.name()));
+        Some(netns)
+    }
+}
+
 /// [`KernelRules`] at work.
 pub struct Reader<'a> {
     /// What reads.
@@ -242,16 +247,28 @@ pub struct Reader<'a> {
 
 impl Source for Reader<'_> {
     fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules> {
-        let found = self.rules.netns(netns);
+        let found = self.rules.found.netns(netns);
         let found = found.ok_or_else(|| NoRules::Unreadable(format!("network namespace {netns} is gone")))?;
         self.rules
             .read_nftables(self.attached, &found)
             .map_err(NoRules::Unreadable)
     }
 
+    fn with_nftables_texts(&mut self, netns: u32, generation: Generation, ruleset: Ruleset) -> NftablesRules {
+        let texts = self.rules.found.netns(netns).map(|netns| {
+            self.rules
+                .nftables_texts(self.attached, &netns, generation, &ruleset)
+        });
+        NftablesRules {
+            ruleset,
+            // Those of a namespace that is gone nobody can tell any more.
+            texts: Some(texts.unwrap_or_default()),
+        }
+    }
+
     fn read(&mut self, netns: u32, family: Family, table: &str) -> Result<(Generation, Rules), NoRules> {
         let gone = || NoRules::Unreadable(format!("network namespace {netns} is gone"));
-        let netns = self.rules.netns(netns).ok_or_else(gone)?;
+        let netns = self.rules.found.netns(netns).ok_or_else(gone)?;
         let read = self.rules.read_table(self.attached, &netns, family, table);
         read.map_err(NoRules::Unreadable)
     }

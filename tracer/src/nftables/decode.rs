@@ -24,12 +24,18 @@ const RULE_CHAIN: u16 = 2;
 const RULE_HANDLE: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
 
-/// Puts a ruleset together from the answers to requests for tables, chains and rules, in this order.
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_KEY_LEN: u16 = 5;
+
+/// Puts a ruleset together from the answers to requests for tables, chains, sets and rules, in this order.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     ruleset: Ruleset,
     tables: HashMap<(Family, String), usize>,
     chains: HashMap<(usize, String), usize>,
+    /// Bytes of the keys of sets and maps.
+    key_lens: HashMap<(usize, String), u32>,
 }
 
 impl Decoder {
@@ -40,6 +46,8 @@ impl Decoder {
             self.table(answer)
         } else if of(message::NEW_CHAIN) {
             self.chain(answer)
+        } else if of(message::NEW_SET) {
+            self.set(answer)
         } else if of(message::NEW_RULE) {
             self.rule(answer)
         } else {
@@ -90,19 +98,30 @@ impl Decoder {
         Some(())
     }
 
+    fn set(&mut self, answer: &Message<'_>) -> Option<()> {
+        let attributes = answer.attributes();
+        let family = Family::from(answer.family()?);
+        let table = *self.tables.get(&(family, attributes.string(SET_TABLE)?))?;
+        let name = attributes.string(SET_NAME)?;
+        self.key_lens.insert((table, name), attributes.be32(SET_KEY_LEN)?);
+        Some(())
+    }
+
     fn rule(&mut self, answer: &Message<'_>) -> Option<()> {
         let attributes = answer.attributes();
         let family = Family::from(answer.family()?);
         let table = *self.tables.get(&(family, attributes.string(RULE_TABLE)?))?;
         let chain = *self.chains.get(&(table, attributes.string(RULE_CHAIN)?))?;
         let handle = attributes.be64(RULE_HANDLE)?;
-        let read = expression::read(attributes.nested(RULE_EXPRESSIONS));
+        let key_len = |set: &str| self.key_lens.get(&(table, set.to_owned())).copied();
+        let read = expression::read(attributes.nested(RULE_EXPRESSIONS), &key_len);
         let rule = Rule {
             handle,
             is_tail: read.is_tail,
             statement: read.statement,
             changes: read.changes,
             changes_on_the_way: read.changes_on_the_way,
+            key: read.key,
             text: read.text,
         };
         let table = &mut self.ruleset.tables[table];

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
+    key_of_map::key_of,
     model::{Ruleset, Table},
     text::Texts,
     walk::{Doubt, walk},
@@ -13,8 +14,11 @@ use crate::{
     traversal::Traversal,
 };
 
-/// Generations kept for each namespace. A record may arrive after the next commit was read.
-const GENERATIONS_KEPT: usize = 4;
+/// How long after it was replaced a generation is kept, by the time of the records: those of packets that met it may
+/// still be on their way, or wait to be looked at.
+const KEPT_NS: u64 = 1_000_000_000;
+/// Generations kept for each namespace.
+const GENERATIONS_MAX: usize = 256;
 /// Namespaces kept.
 const NAMESPACES_KEPT: usize = 4096;
 
@@ -23,8 +27,9 @@ const NAMESPACES_KEPT: usize = 4096;
 pub struct Rules {
     /// The rules.
     pub ruleset: Ruleset,
-    /// Their texts.
-    pub texts: Texts,
+    /// Their texts; `None` as long as no packet has met these rules: most are replaced before, and asking costs a
+    /// process or two.
+    pub texts: Option<Texts>,
 }
 
 /// A path.
@@ -43,6 +48,8 @@ pub struct Explainer {
     known: HashMap<u32, Vec<(u64, Arc<Rules>)>>,
     /// What could not be read.
     gone: Gone<(u32, u64)>,
+    /// Records up to this time have been looked at.
+    seen_ns: u64,
 }
 
 impl Explainer {
@@ -65,7 +72,10 @@ impl Explainer {
         };
         let (mut steps, doubt) = walk(table, traversal);
         for step in &mut steps {
-            step.text = rules.texts.of(table, step);
+            step.text = rules.texts.as_ref().and_then(|texts| texts.of(table, step));
+            if let (Some(key), Some(text)) = (key(table, traversal, step), &step.text) {
+                step.text = Some(format!("{text} [{key}]").into());
+            }
         }
         Explained {
             steps,
@@ -82,6 +92,17 @@ impl Explainer {
     }
 
     fn rules(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Result<Arc<Rules>, NoRules> {
+        let rules = self.rules_alone(traversal, source)?;
+        if rules.texts.is_some() {
+            return Ok(rules);
+        }
+        let ruleset = rules.ruleset.clone();
+        let rules = source.with_nftables_texts(traversal.netns, traversal.generation, ruleset);
+        Ok(self.learn(traversal.netns, traversal.generation.made_ns, rules))
+    }
+
+    fn rules_alone(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Result<Arc<Rules>, NoRules> {
+        self.seen(traversal.left_ns);
         if traversal.generation_unsure {
             return Err(NoRules::Unsure);
         }
@@ -114,12 +135,38 @@ impl Explainer {
         let rules = Arc::new(rules);
         let known = self.known.entry(netns).or_default();
         known.retain(|(other, _)| *other != made_ns);
-        if known.len() >= GENERATIONS_KEPT {
-            known.remove(0);
-        }
-        known.push((made_ns, Arc::clone(&rules)));
+        let place = known.partition_point(|(other, _)| *other < made_ns);
+        known.insert(place, (made_ns, Arc::clone(&rules)));
+        // Each was replaced when the next one came into force.
+        let is_late = |(replaced_ns, _): &(u64, _)| replaced_ns.saturating_add(KEPT_NS) < self.seen_ns;
+        let late = known.iter().skip(1).take_while(|next| is_late(next)).count();
+        let first = late.max(known.len().saturating_sub(GENERATIONS_MAX));
+        known.drain(..first);
         rules
     }
+
+    /// Notes that every record up to this time has been looked at.
+    pub fn seen(&mut self, now_ns: u64) {
+        self.seen_ns = self.seen_ns.max(now_ns);
+    }
+
+    /// Whether these rules were read.
+    #[must_use]
+    pub fn knows(&self, netns: u32, made_ns: u64) -> bool {
+        let mut known = self.known.get(&netns).into_iter().flatten();
+        known.any(|(other, _)| *other == made_ns)
+    }
+}
+
+/// What a step looked up in a verdict map, where it is known.
+fn key(table: &Table, traversal: &Traversal, step: &Step) -> Option<String> {
+    let (chain, place) = table.places.get(&step.handle?)?;
+    let rule = table.chains[*chain].rules.get(*place)?;
+    if rule.key.is_empty() {
+        return None;
+    }
+    let devices = [&traversal.in_device, &traversal.out_device].map(Option::as_ref);
+    key_of(&rule.key, &step.headers, devices)
 }
 
 /// The table that a record names, by handle; the name is compared as far as the record has it.
@@ -130,4 +177,26 @@ fn table<'a>(ruleset: &'a Ruleset, traversal: &Traversal) -> Option<&'a Table> {
             || recorded.len() == tracer_common::TABLE_NAME_LEN - 1
                 && table.name.as_bytes().starts_with(recorded)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_kept_as_long_as_records_may_be_on_their_way() {
+        let mut explainer = Explainer::default();
+        let mut learn = |made_ns, seen_ns| {
+            explainer.seen(seen_ns);
+            explainer.learn(1, made_ns, Rules::default());
+            let known = &explainer.known[&1];
+            known.iter().map(|(made_ns, _)| *made_ns).collect::<Vec<_>>()
+        };
+        assert_eq!(learn(0, 0), [0]);
+        assert_eq!(learn(5, 0), [0, 5]);
+        // Rules that were read before and get their texts now.
+        assert_eq!(learn(0, 6), [0, 5]);
+        assert_eq!(learn(9, 5 + KEPT_NS), [0, 5, 9]);
+        assert_eq!(learn(10, 6 + KEPT_NS), [5, 9, 10]);
+    }
 }

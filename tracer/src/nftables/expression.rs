@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    model::{Changes, Statement},
+    key_of_map::Registers,
+    model::{Changes, KeyPart, Statement},
     netlink::Attributes,
 };
 
@@ -34,11 +35,14 @@ pub(super) struct Read {
     pub(super) statement: Statement,
     pub(super) changes: Changes,
     pub(super) changes_on_the_way: Changes,
+    pub(super) key: Vec<KeyPart>,
     pub(super) text: String,
 }
 
-/// Reads a rule's expressions.
-pub(super) fn read(list: Attributes<'_>) -> Read {
+/// Reads a rule's expressions. `key_len` knows how many bytes the keys of a set or map have.
+pub(super) fn read(list: Attributes<'_>, key_len: &dyn Fn(&str) -> Option<u32>) -> Read {
+    let mut registers = Registers::default();
+    let mut key = Vec::new();
     let mut statement = Statement::Nothing;
     let mut text = String::new();
     let mut is_tail = true;
@@ -50,6 +54,9 @@ pub(super) fn read(list: Attributes<'_>) -> Read {
         // What comes after a change may still not match; these two always do.
         if !matches!(name.as_str(), "immediate" | "counter") {
             changes_on_the_way = changes;
+        }
+        if let Some(looked_up) = registers.run(&name, data, key_len) {
+            key = looked_up;
         }
         let Changes { mark, headers } = changed(&name, data);
         changes.mark |= mark;
@@ -96,6 +103,7 @@ pub(super) fn read(list: Attributes<'_>) -> Read {
         statement,
         changes,
         changes_on_the_way,
+        key,
         text,
     }
 }
@@ -183,13 +191,20 @@ fn verdict_text(verdict: i32, chain: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::netlink::{Message, Writer};
+    use super::super::{
+        model::IpVersion,
+        netlink::{Message, Writer},
+    };
     use super::*;
+
+    /// An IPv4 address, a protocol and a port, each in words of four bytes.
+    const KEY_LEN: u32 = 12;
 
     fn read_of(body: impl FnOnce(&mut Writer)) -> Read {
         let mut writer = Writer::default();
         writer.message(0, 0, 0, 0, 0, body);
-        read(Message::all(writer.bytes()).next().unwrap().attributes())
+        let attributes = Message::all(writer.bytes()).next().unwrap().attributes();
+        read(attributes, &|_| Some(KEY_LEN))
     }
 
     fn expression(list: &mut Writer, name: &str, data: impl FnOnce(&mut Writer)) {
@@ -239,5 +254,47 @@ mod tests {
         assert_eq!(rule.text, "[match comment] [accept]");
         let rule = read_of(|list| expression(list, "target", |data| data.string(TARGET_NAME, "MARK")));
         assert_eq!(rule.statement, Statement::Named("MARK".into()));
+    }
+
+    /// `ip daddr . meta l4proto . th dport vmap @services`
+    fn services(list: &mut Writer) {
+        for (register, base, offset, len) in [(1_u32, 1_u32, 16_u32, 4_u32), (10, 2, 2, 2)] {
+            expression(list, "payload", |data| {
+                for (kind, value) in (1..).zip([register, base, offset, len]) {
+                    data.attribute(kind, &value.to_be_bytes());
+                }
+            });
+        }
+        expression(list, "meta", |data| {
+            for (kind, value) in (1..).zip([9_u32, 16]) {
+                data.attribute(kind, &value.to_be_bytes());
+            }
+        });
+        expression(list, "lookup", |data| {
+            data.string(LOOKUP_SET, "services");
+            data.attribute(2, &1_u32.to_be_bytes());
+            data.attribute(3, &0_u32.to_be_bytes());
+        });
+    }
+
+    #[test]
+    fn what_a_verdict_map_is_asked_for_is_known_if_it_comes_from_the_packet() {
+        let key = [
+            KeyPart::Destination(IpVersion::V4),
+            KeyPart::Protocol,
+            KeyPart::DestinationPort,
+        ];
+        assert_eq!(read_of(services).key, key);
+        // What was in the registers before does not matter, what was written to the packet does.
+        let rule = read_of(|list| {
+            expression(list, "numgen", |_| {});
+            services(list);
+        });
+        assert_eq!(rule.key, key);
+        let rule = read_of(|list| {
+            expression(list, "payload", |data| data.attribute(5, &[0; 4]));
+            services(list);
+        });
+        assert!(rule.key.is_empty());
     }
 }

@@ -8,11 +8,12 @@ mod decode;
 pub mod explain;
 mod expression;
 pub mod key;
+mod key_of_map;
 mod model;
 pub mod netlink;
 pub mod source;
 pub mod text;
 mod walk;
 
-pub use model::{Base, Chain, Changes, Family, Rule, Ruleset, Statement, Table};
+pub use model::{Base, Chain, Changes, Family, IpVersion, KeyPart, Rule, Ruleset, Statement, Table};
 pub use walk::{Doubt, Event, What, walk};

@@ -132,8 +132,39 @@ pub struct Rule {
     pub changes: Changes,
     /// What it may have changed when it turns out not to match.
     pub changes_on_the_way: Changes,
+    /// What it looks up in a verdict map; empty where it looks up nothing, or something that is not known afterwards.
+    #[serde(default)]
+    pub key: Vec<KeyPart>,
     /// Its own words, where no tool gives better ones.
     pub text: String,
+}
+
+/// A part of a packet that is looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyPart {
+    /// Source address.
+    Source(IpVersion),
+    /// Destination address.
+    Destination(IpVersion),
+    /// Transport protocol.
+    Protocol,
+    /// First port.
+    SourcePort,
+    /// Second port.
+    DestinationPort,
+    /// Name of the in device.
+    InDevice,
+    /// Name of the out device.
+    OutDevice,
+}
+
+/// Which IP an address is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpVersion {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
 }
 
 /// Parts of a packet that a rule may change.

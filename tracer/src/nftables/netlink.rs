@@ -46,6 +46,10 @@ pub mod message {
     pub const NEW_RULE: u8 = 6;
     /// `NFT_MSG_GETRULE`
     pub const GET_RULE: u8 = 7;
+    /// `NFT_MSG_NEWSET`
+    pub const NEW_SET: u8 = 9;
+    /// `NFT_MSG_GETSET`
+    pub const GET_SET: u8 = 10;
     /// `NFT_MSG_TRACE`
     pub const TRACE: u8 = 17;
 }

@@ -154,7 +154,12 @@ impl Socket {
             let mut decoder = Decoder::default();
             let mut steady = true;
             let mut strange = false;
-            for what in [message::GET_TABLE, message::GET_CHAIN, message::GET_RULE] {
+            for what in [
+                message::GET_TABLE,
+                message::GET_CHAIN,
+                message::GET_SET,
+                message::GET_RULE,
+            ] {
                 steady &= self.dump(what, |answer| {
                     strange |= decoder.take(answer).is_none();
                     Ok(())

@@ -34,6 +34,16 @@ impl Texts {
         }
     }
 
+    /// Whether every rule has one.
+    #[must_use]
+    pub fn are_of_all(&self, ruleset: &Ruleset) -> bool {
+        let has_all = |table: &Table| {
+            let mut handles = table.places.keys();
+            handles.all(|handle| self.rules.contains_key(&(table.handle, *handle)))
+        };
+        ruleset.tables.iter().all(has_all)
+    }
+
     /// Takes what `iptables-save -t` of the nf_tables kind printed of a table, if it has the table's chains with as
     /// many rules.
     pub fn take_saved(&mut self, table: &Table, saved: &str) {
@@ -136,6 +146,7 @@ mod tests {
             statement: Statement::Nothing,
             changes: Changes::default(),
             changes_on_the_way: Changes::default(),
+            key: Vec::new(),
             text: "[own]".into(),
         };
         Table {

@@ -393,8 +393,8 @@ pub(super) fn put_table(to: &mut Vec<u8>, netns: u32, generation: Generation, ru
 
 /// Appends the rules of nf_tables in a network namespace.
 pub(super) fn put_nftables(to: &mut Vec<u8>, netns: u32, generation: Generation, rules: &NftablesRules) {
-    let texts = rules.texts.lines();
-    let texts = texts.iter();
+    let texts = rules.texts.as_ref().map(NftablesTexts::lines);
+    let texts = texts.iter().flatten();
     let body = Nftables {
         netns,
         table_info: generation.table_info,
@@ -420,7 +420,7 @@ fn nftables(body: &[u8]) -> Result<RecordedNftables, EntryError> {
             made_ns: body.made_ns,
         },
         rules: NftablesRules {
-            texts: NftablesTexts::from_lines(texts),
+            texts: Some(NftablesTexts::from_lines(texts)),
             ruleset,
         },
     })

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     explain::{NoRules, Rules, Source},
-    nftables::explain::Rules as NftablesRules,
+    nftables::{Ruleset, explain::Rules as NftablesRules, text::Texts},
     traversal::Family,
 };
 
@@ -36,11 +36,17 @@ impl<W: Write> Source for Noting<'_, W> {
 
     fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules> {
         let answer = self.source.read_nftables(netns);
-        match &answer {
-            Ok((generation, rules)) => self.writer.nftables(netns, *generation, rules),
-            Err(why) => self.writer.unread(&unread(TableId::nftables(netns), why)),
+        if let Err(why) = &answer {
+            self.writer.unread(&unread(TableId::nftables(netns), why));
         }
         answer
+    }
+
+    /// Rules are noted when they have their texts: those that no packet has met need not be.
+    fn with_nftables_texts(&mut self, netns: u32, generation: Generation, ruleset: Ruleset) -> NftablesRules {
+        let rules = self.source.with_nftables_texts(netns, generation, ruleset);
+        self.writer.nftables(netns, generation, &rules);
+        rules
     }
 }
 
@@ -107,5 +113,13 @@ impl Source for Recorded {
 
     fn read_nftables(&mut self, netns: u32) -> Result<(Generation, NftablesRules), NoRules> {
         Err(self.why_not(&TableId::nftables(netns)))
+    }
+
+    fn with_nftables_texts(&mut self, _: u32, _: Generation, ruleset: Ruleset) -> NftablesRules {
+        // All that there are came with the rules.
+        NftablesRules {
+            ruleset,
+            texts: Some(Texts::default()),
+        }
     }
 }

@@ -50,6 +50,13 @@ pub(super) fn resolve(
     if !(described || LAYOUT_HOLDS && tables_are_anchored(vmlinux)?) {
         return Err(OffsetsError::NoNftablesBtf);
     }
+    // This one is in the kernel's own types, whether or not modules are described.
+    offsets.net_gencursor = vmlinux.member("net", "nft.gencursor")?;
+    sources.push(Source {
+        member: "net.nft.gencursor".to_owned(),
+        offset: Some(offsets.net_gencursor),
+        origin: Origin::Vmlinux,
+    });
     let mut note = |member: String, offset| {
         sources.push(Source {
             member,
