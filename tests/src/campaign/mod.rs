@@ -26,6 +26,7 @@ use self::compare::Comparison;
 use self::network::Network;
 use self::observe::{Accounts, Observer};
 use self::rules::{Family, Ruleset};
+use self::traffic::Overlong;
 use crate::{command, ruleset, trace_log};
 
 /// What to do.
@@ -169,7 +170,8 @@ fn trial(observer: &mut Observer, ruleset: &Ruleset, packets_seed: u64) -> Resul
     told("rules loaded");
     observer.begin(&network)?;
     told("tracer ready");
-    traffic::send(&mut Rng::with_seed(packets_seed), &network, || observer.read())?;
+    let rng = &mut Rng::with_seed(packets_seed);
+    traffic::send(rng, &network, Overlong::Sent, || observer.read())?;
     told("packets sent");
     let accounts = observer.end(&network)?;
     told("both ended");

@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
@@ -80,6 +80,12 @@ impl Servers {
     }
 }
 
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.streams.drain(..).for_each(abort);
+    }
+}
+
 /// Who a socket belongs to, and the mark of its packets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Identity {
@@ -140,6 +146,15 @@ pub(super) fn begin(socket: &OwnedFd, from: u16, to: SocketAddr, data: &[u8]) ->
     }
     let _ = nix::unistd::write(socket.as_fd(), data);
     Ok(())
+}
+
+/// Closes a socket at once, with a reset where it is connected: the kernel sends nothing of its own for it any more.
+pub(super) fn abort(socket: impl AsFd) {
+    let at_once = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let _ = setsockopt(&socket, sockopt::Linger, &at_once);
 }
 
 /// Sends a whole packet from a [`Kind::Raw`] socket.

@@ -20,14 +20,24 @@ const EXCHANGES: usize = 8;
 /// Looks at what has come, after each packet.
 const ROUNDS: usize = 6;
 
+/// IPv6 packets with an extension header that claims to be longer than they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overlong {
+    /// They are sent as well.
+    Sent,
+    /// They are left out.
+    LeftOut,
+}
+
 /// Sends everything; `meanwhile` is called often.
 pub(super) fn send(
     rng: &mut Rng,
     network: &Network,
+    overlong: Overlong,
     mut meanwhile: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let mut servers = [Servers::start(&network.node)?, Servers::start(&network.right)?];
-    let senders = Senders::new(rng, network)?;
+    let senders = Senders::new(rng, network, overlong)?;
     let mut clients = Vec::new();
     for number in 0..EXCHANGES {
         clients.push(exchange(rng, network, number)?);
@@ -45,6 +55,8 @@ pub(super) fn send(
         meanwhile()?;
         thread::sleep(Duration::from_millis(2));
     }
+    // Else some would send for minutes what is not answered.
+    clients.into_iter().for_each(sockets::abort);
     Ok(())
 }
 
@@ -101,10 +113,11 @@ struct Senders {
     left: OwnedFd,
     right: OwnedFd,
     node: [OwnedFd; 2],
+    overlong: Overlong,
 }
 
 impl Senders {
-    fn new(rng: &mut Rng, network: &Network) -> Result<Self> {
+    fn new(rng: &mut Rng, network: &Network, overlong: Overlong) -> Result<Self> {
         let identity = Identity {
             uid: [0, 1000][rng.usize(..2)],
             mark: [0, 2][rng.usize(..2)],
@@ -116,6 +129,7 @@ impl Senders {
                 sockets::open(&network.node, false, Kind::Raw, identity)?,
                 sockets::open(&network.node, true, Kind::Raw, identity)?,
             ],
+            overlong,
         })
     }
 
@@ -131,7 +145,7 @@ impl Senders {
         let (from, to) = (address(v6, from.0, from.1), address(v6, to.0, to.1));
         let packets = match (from, to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => v4(rng, number, from, to),
-            (IpAddr::V6(from), IpAddr::V6(to)) => self::v6(rng, number, from, to),
+            (IpAddr::V6(from), IpAddr::V6(to)) => self::v6(rng, number, from, to, self.overlong),
             _ => Vec::new(),
         };
         for packet in packets {
@@ -243,7 +257,7 @@ fn v4(rng: &mut Rng, number: usize, from: Ipv4Addr, to: Ipv4Addr) -> Vec<Vec<u8>
     }
 }
 
-fn v6(rng: &mut Rng, number: usize, from: Ipv6Addr, to: Ipv6Addr) -> Vec<Vec<u8>> {
+fn v6(rng: &mut Rng, number: usize, from: Ipv6Addr, to: Ipv6Addr, overlong: Overlong) -> Vec<Vec<u8>> {
     let protocol = [6, 6, 6, 17, 17, 58, 58, 47, 50, 132, 59, 136, 51][rng.usize(..13)];
     let mut extensions: Vec<(u8, Vec<u8>)> = Vec::new();
     // Each is without its first byte: length, then options or routing fields.
@@ -260,8 +274,7 @@ fn v6(rng: &mut Rng, number: usize, from: Ipv6Addr, to: Ipv6Addr) -> Vec<Vec<u8>
         routing.extend(to.octets());
         extensions.push((43, routing));
     }
-    if rng.u8(..10) == 0 {
-        // A header that claims to be longer than the packet.
+    if rng.u8(..10) == 0 && overlong == Overlong::Sent {
         extensions.push((60, vec![200, 1, 4, 0, 0, 0, 0]));
     }
     let header = V6 {

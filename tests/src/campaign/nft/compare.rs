@@ -15,20 +15,45 @@ use serde_json::Value;
 use super::monitor::{Run, Verdict, What};
 use super::numbers::Numbers;
 
-/// Runs: table, devices and steps in words, and the addresses of each packet that had such a run. The kernel does not
-/// report those of a packet in whose headers it found no way (`nft_set_pktinfo_ipv6_validate`).
+/// Runs: table and steps in words, and the packets that had such a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Account {
-    runs: BTreeMap<String, Vec<Option<String>>>,
+    runs: BTreeMap<String, Vec<Met>>,
     pub(super) steps: usize,
     /// Why runs are partial.
     pub(super) partial: BTreeMap<String, usize>,
 }
 
+/// The packet of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Met {
+    /// In and out. The kernel does not report them where the first step of a run steals the packet
+    /// (`nft_trace_notify`, `net/netfilter/nf_tables_trace.c`).
+    devices: Option<String>,
+    /// The kernel does not report those of a packet either that is stolen, or in whose headers it found no way
+    /// (`nft_set_pktinfo_ipv6_validate`).
+    addresses: Option<String>,
+    /// For people.
+    said: String,
+}
+
+impl Met {
+    /// Whether it may be that one: all that both know is the same.
+    fn may_be(&self, other: &Self) -> bool {
+        let same =
+            |one: &Option<String>, other: &Option<String>| one.is_none() || other.is_none() || one == other;
+        same(&self.devices, &other.devices) && same(&self.addresses, &other.addresses)
+    }
+
+    fn known(&self) -> usize {
+        usize::from(self.devices.is_some()) + usize::from(self.addresses.is_some())
+    }
+}
+
 impl Account {
-    fn add(&mut self, run: String, addresses: Option<String>, steps: usize) {
+    fn add(&mut self, run: String, packet: Met, steps: usize) {
         self.steps += steps;
-        self.runs.entry(run).or_default().push(addresses);
+        self.runs.entry(run).or_default().push(packet);
     }
 
     /// What one side has and the other has not, in words; `None` if they are the same.
@@ -38,10 +63,10 @@ impl Account {
         for run in runs {
             let mut told = told.runs.get(run).cloned().unwrap_or_default();
             let mut reported = self.runs.get(run).cloned().unwrap_or_default();
-            // Those with addresses first, so that those without get what is left.
-            reported.sort_by_key(Option::is_none);
+            // Those of which most is known first, so that the others get what is left.
+            reported.sort_by_key(|packet| std::cmp::Reverse(packet.known()));
             reported.retain(|packet| {
-                let partner = told.iter().position(|other| packet.is_none() || packet == other);
+                let partner = told.iter().position(|other| packet.may_be(other));
                 partner.map(|partner| told.swap_remove(partner)).is_none()
             });
             for (whose, left) in [
@@ -49,7 +74,8 @@ impl Account {
                 ("only tracer tells", told),
             ] {
                 if !left.is_empty() {
-                    text += &format!("{whose}: {left:?}\n{run}");
+                    text += &format!("{whose}, {} times: {run}", left.len());
+                    text.extend(left.iter().map(|packet| format!("    of {}\n", packet.said)));
                 }
             }
         }
@@ -57,15 +83,13 @@ impl Account {
     }
 }
 
-/// What the kernel reported after the first marker.
+/// What the kernel reported from the first marker on.
 pub(super) fn reported(runs: &[Run], numbers: &Numbers, first: u16) -> Result<Account> {
     let is_first = |run: &Run| is_marker(run, first);
     let from = runs.iter().position(is_first).context("no marker was reported")?;
     let mut account = Account::default();
-    for run in runs[from..].iter().filter(|run| !is_first(run)) {
-        let packet = run.packet.as_ref();
-        let addresses = packet.map(|packet| format!("{} > {}", packet.source, packet.destination));
-        let mut text = format!("{} in={} out={}\n", run.table, run.devices[0], run.devices[1]);
+    for run in &runs[from..] {
+        let mut text = format!("{}\n", run.table);
         let mut steps = 0;
         for step in &run.steps {
             let label = match step.what {
@@ -85,9 +109,33 @@ pub(super) fn reported(runs: &[Run], numbers: &Numbers, first: u16) -> Result<Ac
             };
             text += &format!("  {label} {action} mark={}\n", mark(step.mark));
         }
-        account.add(text, addresses, steps);
+        account.add(text, met(run), steps);
     }
     Ok(account)
+}
+
+/// The packet of a run, as far as the kernel reported it.
+fn met(run: &Run) -> Met {
+    let devices = devices(&run.devices[0], &run.devices[1]);
+    match &run.packet {
+        Some(packet) => {
+            let addresses = format!("{} > {}", packet.source, packet.destination);
+            Met {
+                said: format!("{addresses} {devices}"),
+                devices: Some(devices),
+                addresses: Some(addresses),
+            }
+        }
+        None => Met {
+            devices: (!run.is_stolen_at_once()).then(|| devices.clone()),
+            addresses: None,
+            said: format!("unknown {devices}"),
+        },
+    }
+}
+
+fn devices(device_in: &str, device_out: &str) -> String {
+    format!("in={device_in} out={device_out}")
 }
 
 fn mark(mark: Option<u32>) -> String {
@@ -106,20 +154,23 @@ pub(super) fn is_markers(journey: &Value, port: u16) -> bool {
     packet["protocol_number"] == 17 && packet["source_port"] == port && packet["destination_port"] == port
 }
 
-/// What tracer told of packets that came after the first marker, whose journey has this number.
-pub(super) fn told(journeys: &[Value], marker: u64) -> Result<Account> {
+/// What tracer told of the first marker, whose journey has this number, and of packets that came after it, in a network
+/// namespace.
+pub(super) fn told(journeys: &[Value], marker: u64, netns: u64) -> Result<Account> {
     let mut account = Account::default();
-    let later = journeys
+    let since = journeys
         .iter()
-        .filter(|journey| journey["number"].as_u64() > Some(marker));
-    for journey in later {
-        for run in journey["tables"].as_array().context("a journey without tables")? {
+        .filter(|journey| journey["number"].as_u64() >= Some(marker));
+    for journey in since {
+        let runs = journey["tables"].as_array().context("a journey without tables")?;
+        for run in runs.iter().filter(|run| run["netns"] == netns) {
             if let Some(reason) = run["partial"].as_str() {
                 *account.partial.entry(plain(reason)).or_default() += 1;
             }
             let word = |key: &str| run[key].as_str().unwrap_or_default();
             let (source, destination) = addresses(word("packet"));
-            let mut text = format!("{} in={} out={}\n", word("table"), word("in"), word("out"));
+            let devices = devices(word("in"), word("out"));
+            let mut text = format!("{}\n", word("table"));
             let steps = run["steps"].as_array().context("a run without steps")?;
             for (index, step) in steps.iter().enumerate() {
                 let said = step["action"].as_str().unwrap_or_default();
@@ -139,7 +190,12 @@ pub(super) fn told(journeys: &[Value], marker: u64) -> Result<Account> {
                     )
                 );
             }
-            account.add(text, Some(format!("{source} > {destination}")), steps.len());
+            let met = Met {
+                said: format!("{} {devices}, length {}", word("packet"), journey["length"]),
+                devices: Some(devices),
+                addresses: Some(format!("{source} > {destination}")),
+            };
+            account.add(text, met, steps.len());
         }
     }
     Ok(account)
@@ -198,24 +254,26 @@ mod tests {
 
     #[test]
     fn what_is_missing_on_either_side_is_told() {
+        let met = |addresses: &str| Met {
+            devices: Some("in=a out=".to_owned()),
+            addresses: Some(addresses.to_owned()),
+            said: addresses.to_owned(),
+        };
         let mut kernel = Account::default();
-        let [one, two] = ["1 > 2", "2 > 1"].map(|addresses| Some(addresses.to_owned()));
-        kernel.add("a".into(), None, 1);
-        kernel.add("a".into(), one.clone(), 1);
+        kernel.add("a\n".into(), Met::default(), 1);
+        kernel.add("a\n".into(), met("1 > 2"), 1);
         let mut tracer = Account::default();
-        tracer.add("a".into(), one, 1);
+        tracer.add("a\n".into(), met("1 > 2"), 1);
         assert_eq!(
             kernel.difference(&tracer).as_deref(),
-            Some("only the kernel reported: [None]\na")
+            Some("only the kernel reported, 1 times: a\n    of \n")
         );
-        tracer.add("a".into(), two.clone(), 1);
+        tracer.add("a\n".into(), met("2 > 1"), 1);
         assert_eq!(kernel.difference(&tracer), None);
-        tracer.add("b".into(), two, 1);
-        assert!(
-            kernel
-                .difference(&tracer)
-                .unwrap()
-                .starts_with("only tracer tells")
+        tracer.add("b\n".into(), met("2 > 1"), 1);
+        assert_eq!(
+            kernel.difference(&tracer).as_deref(),
+            Some("only tracer tells, 1 times: b\n    of 2 > 1\n")
         );
     }
 }

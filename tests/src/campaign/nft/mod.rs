@@ -9,21 +9,25 @@ mod monitor;
 mod native;
 mod numbers;
 
+use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::MetadataExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use fastrand::Rng;
 use serde_json::Value;
 
 use self::compare::Account;
-use self::monitor::Monitor;
+use self::monitor::{Monitor, Overflow};
 use self::numbers::Numbers;
 use super::network::Network;
 use super::rules::{Family, Ruleset};
+use super::traffic::Overlong;
 use super::{Campaign, Outcome, generate, seeds, traffic};
 use crate::command;
+use crate::trace_log;
 use crate::tracer::Tracer;
 use crate::wait;
 
@@ -36,13 +40,16 @@ pub enum Tools {
     Native,
 }
 
-/// Datagrams from the node to itself: what comes after the first is compared, once the second has been seen.
+/// Datagrams from the node to itself: the first and what comes after it is compared, once the second has been seen.
 const FIRST: u16 = 64001;
 const LAST: u16 = 64002;
 
-/// The longest that tracer may take to tell of what has happened.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(200);
+/// The longest that tracer may take to tell of what has happened: for half a minute it waits for a packet that a rule
+/// has queued.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(45);
+const PAUSE: Duration = Duration::from_millis(100);
+/// Attempts at a ruleset of which the kernel reports more than there is room for.
+const ATTEMPTS_MAX: usize = 3;
 
 /// Makes the kernel report every packet, before any other rule, and lets the markers through.
 const TRACE_RULES: &str = "table inet oracle-trace {\n\
@@ -56,6 +63,7 @@ const TRACE_RULES: &str = "table inet oracle-trace {\n\
 /// When the ground is missing: tools, namespaces, a kernel with nf_tables.
 pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
     command::run("modprobe -a nf_tables nft_compat")?;
+    trace_log::load_loggers()?;
     let mut observer = Observer::start()?;
     let mut outcome = Outcome::default();
     let indices = match campaign.only {
@@ -70,7 +78,7 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
         if campaign.verbose {
             println!("{}", rules.text());
         }
-        match trial(&mut observer, &mut rules, packets_seed, campaign.verbose) {
+        match whole_trial(&mut observer, &mut rules, packets_seed, campaign.verbose) {
             Ok(compared) => {
                 outcome.identical += 1;
                 outcome.steps += compared.steps;
@@ -97,9 +105,29 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
 }
 
 /// What the tools load.
-enum Rules {
+#[derive(Clone, Debug)]
+pub enum Rules {
+    /// Random ones, for `iptables-nft-restore` and `ip6tables-nft-restore`.
     Iptables(Box<Ruleset>),
+    /// What `iptables-save` and `ip6tables-save` printed, for the same.
+    Saved(Vec<(Family, String)>),
+    /// For `nft`.
     Native(String),
+}
+
+/// Holds rules against the kernel's trace messages once; returns how many steps were the same.
+///
+/// # Errors
+///
+/// A difference, a path that is partial, or a missing ground.
+pub fn hold(mut rules: Rules, packets_seed: u64) -> Result<usize> {
+    command::run("modprobe -a nf_tables nft_compat")?;
+    trace_log::load_loggers()?;
+    let mut observer = Observer::start()?;
+    let Account { steps, partial, .. } = whole_trial(&mut observer, &mut rules, packets_seed, false)?;
+    ensure!(partial.is_empty(), "tracer is not certain: {partial:?}");
+    observer.tracer.stop_as_text()?;
+    Ok(steps)
 }
 
 impl Rules {
@@ -113,6 +141,7 @@ impl Rules {
     fn text(&self) -> String {
         match self {
             Self::Iptables(ruleset) => ruleset.to_string(),
+            Self::Saved(saved) => saved.iter().map(|(_, text)| text.as_str()).collect(),
             Self::Native(text) => text.clone(),
         }
     }
@@ -121,6 +150,9 @@ impl Rules {
     fn load(&mut self) -> Result<()> {
         match self {
             Self::Native(text) => command::run_with("nft -f -", text).map(drop),
+            Self::Saved(saved) => saved.iter().try_for_each(|(family, text)| {
+                command::run_with(&format!("{family}-nft-restore"), text).map(drop)
+            }),
             Self::Iptables(ruleset) => {
                 command::run_with("ipset restore", &ruleset.sets)?;
                 Family::ALL.into_iter().try_for_each(|family| {
@@ -191,12 +223,32 @@ fn mark(network: &Network, port: u16) -> Result<()> {
     })
 }
 
+/// A trial of which the kernel reported everything. Where it had no room to, it is run again.
+fn whole_trial(
+    observer: &mut Observer,
+    rules: &mut Rules,
+    packets_seed: u64,
+    verbose: bool,
+) -> Result<Account> {
+    let mut attempts = 1;
+    loop {
+        match trial(observer, rules, packets_seed, verbose) {
+            Err(error) if error.is::<Overflow>() && attempts < ATTEMPTS_MAX => {
+                eprintln!("attempt {attempts}: {error:#}");
+                attempts += 1;
+            }
+            done => return done,
+        }
+    }
+}
+
 fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose: bool) -> Result<Account> {
     let network = Network::new()?;
-    let (mut monitor, numbers) = network.node.enter(|| {
+    let (mut monitor, numbers, netns) = network.node.enter(|| {
         command::run_with("nft -f -", TRACE_RULES)?;
         rules.load()?;
-        Ok((Monitor::open()?, Numbers::read(rules)?))
+        let netns = fs::metadata("/proc/thread-self/ns/net").context("failed to read: network namespace")?;
+        Ok((Monitor::open()?, Numbers::read(rules)?, netns.ino()))
     })?;
     observer.read()?;
     observer.journeys.clear();
@@ -212,7 +264,10 @@ fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose:
     })
     .with_context(|| format!("tracer says: {}", observer.tracer.said().unwrap_or_default()))?;
     let marker = marker.context("a marker without number")?;
-    traffic::send(&mut Rng::with_seed(packets_seed), &network, || monitor.read())?;
+    // Of a packet whose headers lead beyond its end the kernel cannot make a message: `nf_trace_fill_pkt_info`
+    // (`net/netfilter/nf_tables_trace.c`) copies the transport header from there, fails, and none is sent.
+    let rng = &mut Rng::with_seed(packets_seed);
+    traffic::send(rng, &network, Overlong::LeftOut, || monitor.read())?;
     mark(&network, LAST)?;
 
     // A journey is told when it is over, so the accounts become the same some time after the last packet.
@@ -223,16 +278,20 @@ fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose:
         let journeys = &observer.journeys;
         let is_told = journeys.iter().any(|journey| compare::is_markers(journey, LAST));
         let reported = compare::reported(monitor.runs(), &numbers, FIRST)?;
-        let told = compare::told(journeys, marker)?;
-        let difference = reported.difference(&told);
-        match difference {
+        let told = compare::told(journeys, marker, netns)?;
+        let is_over = Instant::now() >= end;
+        if reported.steps != told.steps && !is_over {
+            thread::sleep(PAUSE);
+            continue;
+        }
+        match reported.difference(&told) {
             None if is_told => {
                 if verbose {
                     println!("{reported:#?}");
                 }
                 return Ok(told);
             }
-            _ if Instant::now() < end => thread::sleep(PAUSE),
+            _ if !is_over => thread::sleep(PAUSE),
             None => bail!("tracer does not tell of the last marker"),
             Some(difference) => bail!("different\n{difference}"),
         }

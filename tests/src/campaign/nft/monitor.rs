@@ -1,6 +1,7 @@
 //! The kernel's trace messages, grouped into runs of a base chain.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -15,8 +16,8 @@ use tracer::nftables::netlink::{Attributes, Message, kind, message};
 
 /// `NFNLGRP_NFTRACE` as a bit of the groups to join (`include/uapi/linux/netfilter/nfnetlink.h`).
 const GROUPS: u32 = 1 << 8;
-/// More than all messages of one ruleset.
-const BUFFER_LEN: usize = 64 << 20;
+/// More than all messages of most rulesets. A message takes about 1 KiB.
+const BUFFER_LEN: usize = 192 << 20;
 
 // Attributes: enum nft_trace_attributes, include/uapi/linux/netfilter/nf_tables.h.
 const TABLE: u16 = 1;
@@ -81,6 +82,13 @@ pub(super) struct Run {
     pub(super) packet: Option<Packet>,
 }
 
+impl Run {
+    /// Whether its first step stole the packet, of which nothing is reported then.
+    pub(super) fn is_stolen_at_once(&self) -> bool {
+        matches!(&self.steps[..], [only] if only.verdict == Verdict::Final("STOLEN".to_owned()))
+    }
+}
+
 /// What the first message of a run says of the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packet {
@@ -90,6 +98,18 @@ pub(super) struct Packet {
     /// The first two words of the transport header: ports, where it has some.
     pub(super) ports: Option<(u16, u16)>,
 }
+
+/// The kernel had more messages than there was room for, so what it reported is not whole.
+#[derive(Debug)]
+pub(super) struct Overflow;
+
+impl fmt::Display for Overflow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the kernel lost trace messages: the buffer is full")
+    }
+}
+
+impl std::error::Error for Overflow {}
 
 /// Listens in the namespace that it was opened in.
 pub(super) struct Monitor {
@@ -138,7 +158,7 @@ impl Monitor {
             let len = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => len,
                 Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::ENOBUFS) => bail!("the kernel lost trace messages: the buffer is full"),
+                Err(Errno::ENOBUFS) => return Err(Overflow.into()),
                 Err(error) => return Err(error).context("failed to read: trace messages"),
             };
             let bytes = std::mem::take(&mut self.buffer);
@@ -181,9 +201,10 @@ impl Monitor {
         if run.packet.is_none()
             && let Some(header) = attributes.get(NETWORK_HEADER)
         {
-            run.packet = Some(Packet {
+            // One that is cut before the addresses says nothing.
+            run.packet = network(header).map(|packet| Packet {
                 ports: attributes.get(TRANSPORT_HEADER).and_then(ports),
-                ..network(header).context("no network header")?
+                ..packet
             });
         }
         run.steps.push(Step {

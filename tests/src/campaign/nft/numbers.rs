@@ -30,25 +30,40 @@ impl Numbers {
     /// Of the rules in the current namespace.
     pub(super) fn read(rules: &Rules) -> Result<Self> {
         let mut numbers = Self::parse(&command::run("nft -a list ruleset")?)?;
-        if let Rules::Iptables(ruleset) = rules {
-            for table in &ruleset.tables {
-                let family = match table.family {
-                    Family::V4 => 2,
-                    Family::V6 => 10,
-                };
-                numbers.iptables.insert((family, table.name.to_owned()));
-                let mut seen: HashMap<&str, u32> = HashMap::new();
-                for rule in &table.rules {
-                    let number = seen.entry(&rule.chain).or_default();
-                    *number += 1;
-                    if rule.matches.is_empty() && TAILS.contains(&rule.target.as_str()) {
-                        let key = (family, table.name.to_owned(), rule.chain.clone());
-                        numbers.tails.insert((key, *number));
-                    }
-                }
+        if !matches!(rules, Rules::Native(_)) {
+            for family in Family::ALL {
+                numbers.take_saved(family, &command::run(&format!("{family}-nft-save"))?);
             }
         }
         Ok(numbers)
+    }
+
+    /// Takes what iptables calls its rules.
+    fn take_saved(&mut self, family: Family, saved: &str) {
+        let family = match family {
+            Family::V4 => 2,
+            Family::V6 => 10,
+        };
+        let mut table = String::new();
+        let mut lens: HashMap<ChainKey, u32> = HashMap::new();
+        for line in saved.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                name.clone_into(&mut table);
+                self.iptables.insert((family, table.clone()));
+            }
+            let Some((chain, said)) = line
+                .strip_prefix("-A ")
+                .map(|rule| rule.split_once(' ').unwrap_or((rule, "")))
+            else {
+                continue;
+            };
+            let key = (family, table.clone(), chain.to_owned());
+            let number = lens.entry(key.clone()).or_default();
+            *number += 1;
+            if TAILS.contains(&said) {
+                self.tails.insert((key, *number));
+            }
+        }
     }
 
     fn parse(listed: &str) -> Result<Self> {
