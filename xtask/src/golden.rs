@@ -28,6 +28,10 @@ pub(crate) struct Args {
 pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     let ws = Workspace::find()?;
     let file = ws.root.join("tests/fixtures/golden/nodeport-local.rec");
+    if let Some(directory) = file.parent() {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("failed to create: {}", directory.display()))?;
+    }
     if !args.shown {
         // Beside it, so that what is there is not lost if the guest fails.
         let new = file.with_extension("rec.new");

@@ -100,6 +100,9 @@ pub struct Results {
 #[derive(Default)]
 struct Joining {
     nodes: Nodes,
+    /// What was handed out, whole and not.
+    complete: u64,
+    partial: u64,
     /// Of packets that were not asked for: they may be parts of those that were.
     others: Journeys,
 }
@@ -255,7 +258,7 @@ impl Results {
         };
         let others = joining.others.over(now_ns);
         if joining.take(over.unwrap_or_default(), others) {
-            let joined = joining.nodes.join();
+            let joined = joining.join();
             return self.journeys_over(joined);
         }
         Ok(())
@@ -270,7 +273,7 @@ impl Results {
         if let Some(joining) = &mut self.nodes {
             let others = joining.others.rest();
             joining.take(rest, others);
-            rest = joining.nodes.join();
+            rest = joining.join();
         }
         self.journeys_over(rest)?;
         for index in 0..self.sinks.len() {
@@ -355,14 +358,12 @@ impl Results {
             return String::new();
         };
         let counts = journeys.counts();
-        let mut text = self.nodes.as_ref().map(Joining::summary).unwrap_or_default();
+        let (mut text, complete, partial) = match &self.nodes {
+            Some(joining) => (joining.summary(), joining.complete, joining.partial),
+            None => (String::new(), counts.journeys - counts.partial, counts.partial),
+        };
         // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "journeys: {} complete, {} partial",
-            counts.journeys - counts.partial,
-            counts.partial
-        );
+        let _ = write!(text, "journeys: {complete} complete, {partial} partial");
         if counts.cut > 0 {
             let _ = write!(text, " ({} cut, too many at once)", counts.cut);
         }
@@ -401,6 +402,20 @@ impl Joining {
             full |= self.nodes.take_other(journey);
         }
         full
+    }
+
+    /// Joins what was taken.
+    fn join(&mut self) -> Vec<Journey> {
+        let joined = self.nodes.join();
+        for journey in &joined {
+            let count = if journey.partial.is_empty() {
+                &mut self.complete
+            } else {
+                &mut self.partial
+            };
+            *count += 1;
+        }
+        joined
     }
 
     /// What joining has found; a line for each.

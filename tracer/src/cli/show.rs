@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeSet, BinaryHeap, HashMap},
     fs,
     io::{self, Read, Write as _},
     net::IpAddr,
@@ -171,19 +171,32 @@ fn align(recordings: &mut [Recording]) -> i64 {
         return 0;
     };
     let offset_ns = first.host().clock_offset_ns;
-    let names: Vec<String> = recordings
-        .iter()
-        .map(|recording| recording.host().name.clone())
-        .collect();
-    if names.len() > 1 {
-        for recording in recordings {
-            let name = &recording.host().name;
-            let unique = names.iter().filter(|other| *other == name).count() == 1;
-            recording.node = Some(if unique { name } else { &recording.file }.as_str().into());
+    if recordings.len() > 1 {
+        let nodes = node_names(recordings);
+        for (recording, node) in recordings.iter_mut().zip(nodes) {
+            recording.node = Some(node.as_str().into());
             recording.shift_ns = recording.host().clock_offset_ns.saturating_sub(offset_ns);
         }
     }
     offset_ns
+}
+
+/// What to call each machine: by its name, or where several have the same one by the file's name, or its path.
+fn node_names(recordings: &[Recording]) -> Vec<String> {
+    let all = |name: fn(&Recording) -> String| recordings.iter().map(name).collect::<Vec<String>>();
+    let are_different = |names: &[String]| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let hosts = all(|recording| recording.host().name.clone());
+    if are_different(&hosts) {
+        return hosts;
+    }
+    let files = all(|recording| {
+        let name = Path::new(&recording.file).file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    });
+    if are_different(&files) {
+        return files;
+    }
+    all(|recording| recording.file.clone())
 }
 
 /// A recording that is being read.

@@ -8,7 +8,7 @@ mod assemble;
 mod changes;
 mod connections;
 mod identity;
-mod nodes;
+pub(crate) mod nodes;
 mod outcome;
 mod relations;
 mod tally;

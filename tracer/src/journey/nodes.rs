@@ -471,4 +471,4 @@ impl Joint {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use pcap_file::pcapng::{Block, PcapNgReader, blocks::enhanced_packet::EnhancedPa
 use serde_json::Value;
 
 use super::*;
-use crate::journey::tests::samples;
+use crate::journey::{nodes, tests::samples};
 
 /// Collects what is written.
 #[derive(Clone, Default)]
@@ -26,15 +26,19 @@ impl Write for Sheet {
 }
 
 fn written(format: Format, width: Option<usize>) -> Vec<u8> {
+    written_of(format, width, &samples())
+}
+
+fn written_of(format: Format, width: Option<usize>, journeys: &[Journey]) -> Vec<u8> {
     let sheet = Sheet::default();
     let context = Context {
-        homes: Homes::of([Some(0)]),
+        homes: Homes::of([Some(0); 2]),
         clock: Clock::with_offset_ns(1_700_000_000_000_000_000),
         screen: width.map_or(Screen::None, |columns| Screen::Fixed(Size { columns, rows: 24 })),
     };
     let mut output = new(format, Box::new(sheet.clone()), context).unwrap();
-    for journey in samples() {
-        output.journey(&journey).unwrap();
+    for journey in journeys {
+        output.journey(journey).unwrap();
     }
     output.finish().unwrap();
     drop(output);
@@ -43,6 +47,12 @@ fn written(format: Format, width: Option<usize>) -> Vec<u8> {
 
 fn text(format: Format, width: Option<usize>) -> String {
     let text = String::from_utf8(written(format, width)).unwrap();
+    anstream::adapter::strip_str(&text).to_string()
+}
+
+/// Of packets that go over two nodes.
+fn text_of_nodes(format: Format) -> String {
+    let text = String::from_utf8(written_of(format, None, &nodes::tests::samples())).unwrap();
     anstream::adapter::strip_str(&text).to_string()
 }
 
@@ -58,8 +68,8 @@ fn json_is_what_the_schema_says() {
             .validate(object, schema)
             .map_err(|error| error.to_string())
     };
-    let lines = text(Format::Json, None);
-    assert_eq!(lines.lines().count(), 3);
+    let lines = text(Format::Json, None) + &text_of_nodes(Format::Json);
+    assert_eq!(lines.lines().count(), 5);
     for line in lines.lines() {
         let object: Value = serde_json::from_str(line).unwrap();
         valid(&object).unwrap_or_else(|error| panic!("{error}\n{line}"));
@@ -73,6 +83,45 @@ fn json_is_what_the_schema_says() {
     let (example, _) = example.split_once("```").unwrap();
     let example: Value = serde_json::from_str(example).unwrap();
     valid(&example).unwrap_or_else(|error| panic!("the example: {error}"));
+}
+
+#[test]
+fn a_way_over_nodes_says_where_it_goes_on() {
+    let tree = text_of_nodes(Format::Tree);
+    for expected in [
+        "  --> in a tunnel's packet\n  is now UDP 172.16.0.1:5555 > 172.16.0.2:8472\n",
+        "  --> on to node-1\n",
+        "  --> taken out of the tunnel's packet\n  is now ICMP ",
+        "  [source 10.244.1.2>172.16.0.1] on the way to the next node\n",
+        "  --> on to node-1, with other addresses: by NAT that was not recorded\n",
+        " node=node-0 ",
+    ] {
+        assert!(tree.contains(expected), "{expected}: {tree}");
+    }
+    let line = text_of_nodes(Format::Line);
+    let (first, second) = line.split_once('\n').unwrap();
+    assert!(
+        first.contains(
+            " node=node-0: PREROUTING(eth0) FORWARD(eth0>eth1) POSTROUTING(eth0>eth1) OUTPUT(eth1) POSTROUTING(eth0>eth1) \
+             node=node-1: PREROUTING(eth0) "
+        ),
+        "{first}"
+    );
+    assert!(
+        second.contains(" source=10.244.1.2>172.16.0.1 (on the way to the next node)"),
+        "{second}"
+    );
+    let drawing = text_of_nodes(Format::Diagram);
+    assert!(
+        drawing.contains("  node-0: eth1 -->\n      |\n      |  in a tunnel's packet\n"),
+        "{drawing}"
+    );
+    let objects: Vec<Value> = text_of_nodes(Format::Json)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(objects[0]["joints"][1]["how"], "sent");
+    assert_eq!(objects[1]["changes"][0]["by"], "node");
 }
 
 #[test]

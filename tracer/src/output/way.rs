@@ -112,12 +112,9 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
             notes.push(format!("{} ({})", change.what, author(&change.by)));
         }
         let next = journey.passages.get(index + 1).map(|next| &next.traversal);
-        if let Some(joint) = journey.joint_at(index + 1)
-            && let Some(behind) = journey.passages.get(index + 1)
-        {
-            notes.push(joint.words(behind));
-        }
-        let leaves = next.is_none_or(|next| next.hook != traversal.hook || next.netns != traversal.netns);
+        let joins = journey.joint_at(index + 1).is_some();
+        let leaves =
+            joins || next.is_none_or(|next| next.hook != traversal.hook || next.netns != traversal.netns);
         if leaves
             && traversal.hook == Hook::PostRouting
             && let Some(device) = &traversal.out_device
@@ -128,6 +125,11 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
                 into: false,
                 before: std::mem::take(&mut notes),
             });
+        }
+        if let Some(joint) = journey.joint_at(index + 1)
+            && let Some(behind) = journey.passages.get(index + 1)
+        {
+            notes.push(joint.words(behind));
         }
     }
     nodes

@@ -98,6 +98,32 @@ fn joined(packets: impl IntoIterator<Item = Vec<Passage>>) -> (Vec<Journey>, Nod
     (nodes.join(), nodes.counts)
 }
 
+/// A packet that goes through a tunnel, and one with NAT between the nodes.
+pub(crate) fn samples() -> Vec<Journey> {
+    let outer = in_vxlan(0, 1, &ping(POD, 63, 1));
+    let translated = ping(NODES[0], 62, 2);
+    let parts = [
+        forwarded(0, 1, 64),
+        sent(0, 2, &outer),
+        on(
+            1,
+            3,
+            &[(Hook::PreRouting, outer.clone()), (Hook::LocalIn, outer.clone())],
+        ),
+        forwarded(1, 4, 63),
+        sent(0, 5, &ping(POD, 64, 2)),
+        on(
+            1,
+            6,
+            &[
+                (Hook::PreRouting, translated.clone()),
+                (Hook::LocalIn, translated),
+            ],
+        ),
+    ];
+    joined(parts).0
+}
+
 /// `0:OUTPUT 0:POSTROUTING | 1:PREROUTING 1:INPUT`
 fn way(journey: &Journey) -> String {
     let mut way = String::new();
