@@ -216,7 +216,7 @@ fn width(line: &str) -> usize {
 
 /// Columns of a character, of those that these tests use.
 fn width_of(c: char) -> usize {
-    if c >= '\u{1100}' { 2 } else { 1 }
+    if c >= '\u{2e80}' { 2 } else { 1 }
 }
 
 #[cfg(test)]

@@ -91,7 +91,7 @@ fn colours_are_asked_for() -> Result<()> {
             written.contains("\x1b[") == variables.is_empty(),
             "{variables:?}: {written:?}"
         );
-        ensure!(written.contains("默认拒绝"), "{written}");
+        ensure!(written.contains("数据包"), "{written}");
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! up, are asked for.
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::AsRawFd as _,
     time::{Duration, Instant},
@@ -15,13 +16,25 @@ use crate::{nftables::source::Socket, recent::Recent};
 
 /// Devices remembered.
 const KNOWN_MAX: usize = 8192;
-/// How long an answer is good: the other end may be moved.
+/// Namespaces whose numbers for others are remembered.
+const NUMBERED_MAX: usize = 256;
+/// How long an answer is good: the other end may be moved. Reading the numbers looks at every process.
 const GOOD_FOR: Duration = Duration::from_secs(5);
+/// The same for the numbers when a device is new, for which they may be as well.
+const GOOD_FOR_NEW: Duration = Duration::from_millis(100);
 
 /// Looks up where devices have their other ends.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
     known: Recent<(u32, u32), (Option<u32>, Instant), KNOWN_MAX>,
+    numbers: Recent<u32, Numbers, NUMBERED_MAX>,
+}
+
+/// By which numbers a namespace knows others, with their inode numbers.
+#[derive(Clone, Debug)]
+struct Numbers {
+    inodes: HashMap<i32, u32>,
+    read: Instant,
 }
 
 impl Peers {
@@ -29,37 +42,54 @@ impl Peers {
     /// namespace, or that one cannot be found.
     pub(super) fn of(&mut self, netns: u32, ifindex: u32) -> Option<u32> {
         let now = Instant::now();
-        if let Some((peer, asked)) = self.known.get(&(netns, ifindex))
-            && now.saturating_duration_since(*asked) < GOOD_FOR
-        {
-            return *peer;
-        }
-        let peer = ask(netns, ifindex);
+        let good_for = match self.known.get(&(netns, ifindex)) {
+            Some((peer, asked)) if now.saturating_duration_since(*asked) < GOOD_FOR => return *peer,
+            Some(_) => GOOD_FOR,
+            None => GOOD_FOR_NEW,
+        };
+        let numbers = self.numbers.get(&netns);
+        let numbers = numbers.filter(|numbers| now.saturating_duration_since(numbers.read) < good_for);
+        let peer = match ask(netns, ifindex, numbers.cloned()) {
+            Some((nsid, numbers)) => {
+                let peer = numbers.inodes.get(&nsid).copied();
+                self.numbers.insert(netns, numbers);
+                peer
+            }
+            None => None,
+        };
         self.known.insert((netns, ifindex), (peer, now));
         peer
     }
 }
 
-fn ask(netns: u32, ifindex: u32) -> Option<u32> {
-    let here = Netns::by_inode(netns)?;
-    let enter = |body: &(dyn Fn(&mut Socket) -> io::Result<Option<u32>> + Sync)| {
-        here.enter(|| Ok::<_, NetnsError>(Socket::of_routing().and_then(|mut socket| body(&mut socket))))
-    };
-    let ask = |socket: &mut Socket, question: &[u8], read: fn(&[u8]) -> Option<i32>| {
+/// The number of the namespace where a device has its other end, with all numbers, those that are known or else as they
+/// are now.
+fn ask(netns: u32, ifindex: u32, known: Option<Numbers>) -> Option<(i32, Numbers)> {
+    fn put(socket: &mut Socket, question: &[u8], read: fn(&[u8]) -> Option<i32>) -> io::Result<Option<i32>> {
         socket.send(question)?;
         socket.receive(|answer| Ok(read(answer)))
-    };
-    let found = enter(&|socket| {
-        let Some(nsid) = ask(socket, &link::ask_link(ifindex), link::peer_nsid)? else {
+    }
+    let answered = || {
+        let mut socket = Socket::of_routing()?;
+        let Some(nsid) = put(&mut socket, &link::ask_link(ifindex), link::peer_nsid)? else {
             return Ok(None);
+        };
+        if let Some(known) = known {
+            return Ok(Some((nsid, known)));
+        }
+        let mut numbers = Numbers {
+            inodes: HashMap::new(),
+            read: Instant::now(),
         };
         for other in Netns::all() {
             let question = link::ask_nsid(other.file.as_raw_fd());
-            if ask(socket, &question, link::nsid)? == Some(nsid) {
-                return Ok(Some(other.inode()));
+            if let Some(nsid) = put(&mut socket, &question, link::nsid)? {
+                numbers.inodes.insert(nsid, other.inode());
             }
         }
-        Ok(None)
-    });
-    found.ok()?.ok()?
+        Ok::<_, io::Error>(Some((nsid, numbers)))
+    };
+    let here = Netns::by_inode(netns)?;
+    let answer = here.enter(|| Ok::<_, NetnsError>(answered()));
+    answer.ok()?.ok()?
 }
