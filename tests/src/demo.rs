@@ -140,6 +140,13 @@ pub fn page(tree: &str) -> String {
     SHOWN.iter().filter_map(shown).cloned().collect()
 }
 
+/// What a page shows of `tracer drops`: the lines without their times.
+#[must_use]
+pub fn page_of_drops(lines: &str) -> String {
+    let rest = |line: &str| line.split_once(' ').map(|(_, rest)| format!("TIME {rest}\n"));
+    lines.lines().filter_map(rest).collect()
+}
+
 fn without_accidents(line: &str) -> String {
     /// Where ports of clients begin: `net.ipv4.ip_local_port_range`.
     const CLIENTS: u32 = 32_768;

@@ -125,14 +125,14 @@ impl Obstacle {
                 "`grep -w -e ipt_do_table -e ip6t_do_table /proc/kallsyms` shows what the kernel lists"
             }
             Self::NoLegacyTables { nf_tables: true, .. } => {
-                "`iptables -V` says which kind the node uses: with (nf_tables) its rules are in nf_tables, which is \
-                 loaded here, and not in the legacy tables that tracer follows; with (legacy), load a rule first"
+                "`iptables -V` says which kind the node uses: with (legacy), load a rule first; with (nf_tables) its rules \
+                 are in nf_tables, which is loaded but cannot be traced here"
             }
             Self::NoLegacyTables {
                 nf_tables: false, ..
             } => {
-                "`iptables -V` says which kind the node uses: with (legacy), load a rule first; with (nf_tables), \
-                 its rules are not in the legacy tables that tracer follows"
+                "there are no rules: load one first, of legacy iptables or of nf_tables (`iptables -V` says which kind the \
+                 node uses)"
             }
             Self::Offsets(OffsetsError::NoModuleBtf | OffsetsError::NoNftablesBtf) => {
                 "the kernel needs CONFIG_DEBUG_INFO_BTF_MODULES=y: `grep DEBUG_INFO_BTF /boot/config-$(uname -r)`; \
