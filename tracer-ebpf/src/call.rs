@@ -23,7 +23,7 @@ static NOTED: Presence = Presence::none();
 pub(crate) struct Invocation(u64);
 
 impl Invocation {
-    /// At entry the stack pointer points to the return address.
+    /// At entry the stack pointer points to the return address, and so it does at the instruction that returns.
     #[inline(always)]
     pub(crate) fn at_entry(stack_pointer: u64) -> Self {
         Self(stack_pointer)

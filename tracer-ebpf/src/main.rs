@@ -128,6 +128,51 @@ fn target_leave_changed(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// At an instruction of `ipt_do_table` or `ip6t_do_table` that returns: what their return probes do.
+#[kprobe]
+fn table_return(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    let invocation = Invocation::at_entry(registers.stack_pointer());
+    traversal::leave(invocation, registers.result() as u32);
+    0
+}
+
+/// The same of a match function.
+#[kprobe]
+fn match_return(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    let invocation = Invocation::at_entry(registers.stack_pointer());
+    extension::leave(invocation, registers.result() as u32 & 0xff, 0);
+    0
+}
+
+/// The same of a target function.
+#[kprobe]
+fn target_return(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    let invocation = Invocation::at_entry(registers.stack_pointer());
+    extension::leave(invocation, registers.result() as u32, observed::TARGET);
+    0
+}
+
+/// The same of a target function that changes the packet's headers.
+#[kprobe]
+fn target_return_changed(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    let invocation = Invocation::at_entry(registers.stack_pointer());
+    extension::leave_changed(invocation, registers.result() as u32);
+    0
+}
+
+/// The same of `nft_do_chain`.
+#[kprobe]
+fn nft_return(ctx: ProbeContext) -> u32 {
+    let registers = Registers(ctx.regs);
+    let invocation = Invocation::at_entry(registers.stack_pointer());
+    nft::leave(invocation, registers.result() as u32);
+    0
+}
+
 /// `struct xt_table_info *xt_alloc_table_info(unsigned int size)`
 #[kretprobe]
 fn rules_made(ctx: RetProbeContext) -> u32 {
@@ -327,6 +372,13 @@ impl Registers {
         // SAFETY: the context that the kernel passed to the program.
         unsafe { read_volatile(&raw const (*self.0).rsp) }
     }
+
+    /// What a function that returns now gives.
+    #[inline(always)]
+    fn result(&self) -> u64 {
+        // SAFETY: the context that the kernel passed to the program.
+        unsafe { read_volatile(&raw const (*self.0).rax) }
+    }
 }
 
 /// Host builds (`cargo check`, editors) have no target architecture.
@@ -337,6 +389,10 @@ impl Registers {
     }
 
     fn stack_pointer(&self) -> u64 {
+        0
+    }
+
+    fn result(&self) -> u64 {
         0
     }
 }

@@ -34,7 +34,7 @@ use crate::{
     explain::{Explainer, Explanation},
     filter::{Selection, Wanted},
     kernel::{
-        attach::{Attached, Counts, Forms, Plan, Replacements},
+        attach::{Attached, Counts, Forms, Plan, Replacements, ReturnProbe},
         commits::{Brought, Committed},
         devices::DeviceNames,
         functions::Functions,
@@ -791,6 +791,7 @@ fn probes_summary(forms: &Forms) -> String {
         kprobes,
         tracepoints,
         refusal,
+        return_probes,
         took,
     } = forms;
     let mut text = format!(
@@ -800,6 +801,11 @@ fn probes_summary(forms: &Forms) -> String {
     if let Some(refusal) = refusal {
         let first = refusal.lines().next().unwrap_or_default();
         text.push_str(&format!("tables are seen by kprobes, which cost more: {first}\n"));
+    }
+    for ReturnProbe { function, cause } in return_probes {
+        text.push_str(&format!(
+            "{function} is seen to return by a return probe, which may miss calls within calls: {cause}\n"
+        ));
     }
     text
 }
@@ -915,6 +921,8 @@ pub(super) fn summary(done: &str, counts: &Counts) -> String {
     });
     if counts.skipped.is_none() {
         text.push_str(" (this kernel does not count probe runs that it skips)");
+    } else if counts.skips_uncounted {
+        text.push_str(" (of kprobes this kernel does not count the runs that it skips)");
     }
     text.push('\n');
     text.extend(losses);

@@ -35,6 +35,7 @@ use super::{
     link,
     preflight::Families,
     probes::{Kind, PROGRAMS, Program, Purpose},
+    returns::{self, NotFound, Returns},
     trampoline::{self, Refusal, Trampoline, Trampolines, When},
     verify::Places,
 };
@@ -74,6 +75,23 @@ pub struct Plan {
     pub wake_at_bytes: u32,
     /// Size of the ring buffer; rounded up to what the kernel takes (a power of two of pages).
     pub ring_bytes: u32,
+}
+
+impl Plan {
+    /// The programs of the `wanted` purposes that the plan takes, in the order in which they are attached.
+    fn programs(&self, wanted: impl Fn(Purpose) -> bool) -> impl Iterator<Item = Program> {
+        let legacy = self.families.ipv4 || self.families.ipv6;
+        PROGRAMS.into_iter().filter(move |program| {
+            wanted(program.purpose)
+                && match program.purpose {
+                    Purpose::Life | Purpose::Steps => true,
+                    Purpose::Rules | Purpose::Extensions => legacy,
+                    Purpose::Tables(family) => self.families.contains(family),
+                    Purpose::Nftables | Purpose::NftablesRules => self.nftables,
+                }
+                && !self.absent.contains(&program.function)
+        })
+    }
 }
 
 /// Why nothing is traced.
@@ -168,8 +186,10 @@ pub struct Skipped {
 pub struct Counts {
     values: [u64; Counter::COUNT as usize],
     /// Probe runs that the kernel skipped, because another probe ran on that CPU or too many calls were under
-    /// way, by what they were for; `None` where the kernel does not say (before 6.7).
+    /// way, by what they were for; `None` where the kernel does not say (kprobes before 6.7).
     pub skipped: Option<Skipped>,
+    /// Whether there are probes of which it does not say, besides those of which it does.
+    pub skips_uncounted: bool,
 }
 
 impl Counts {
@@ -190,6 +210,9 @@ pub struct Attached {
     /// Declared first, so dropped first.
     links: Vec<Link>,
     trampolines: Option<Trampolines>,
+    returns: Returns,
+    /// Functions that return probes have to do for, and why.
+    return_probes: Vec<ReturnProbe>,
     /// Whether traversals are seen by trampolines.
     slotted: bool,
     owners: Array<MapData, OwnersBytes>,
@@ -215,7 +238,7 @@ pub struct Attached {
 struct Ended {
     exits_missed: u64,
     forms: Forms,
-    skipped: Option<Skipped>,
+    skipped: (Option<Skipped>, bool),
 }
 
 /// A [`TableRead`] as the map holds it.
@@ -291,8 +314,19 @@ pub struct Forms {
     pub tracepoints: usize,
     /// Why traversals are not seen by trampolines.
     pub refusal: Option<String>,
+    /// Functions that return probes have to do for: they may miss a call within another of the same function.
+    pub return_probes: Vec<ReturnProbe>,
     /// How long it took to load and attach what every trace has.
     pub took: Duration,
+}
+
+/// A function whose returns are seen by a return probe, for the instructions that return are not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReturnProbe {
+    /// The function.
+    pub function: String,
+    /// Why they are not known.
+    pub cause: NotFound,
 }
 
 /// A kprobe is a BPF link where the kernel has these (5.15 and later), else a perf event.
@@ -381,6 +415,8 @@ impl Attached {
             } else {
                 Trampolines::new(object, &ebpf, plan.btf.clone())
             },
+            returns: Returns::default(),
+            return_probes: Vec::new(),
             slotted,
             owners: take_map(&mut ebpf, OWNERS)?,
             guard: take_map(&mut ebpf, "GUARD")?,
@@ -405,6 +441,7 @@ impl Attached {
 
     /// Attaches the programs of the `wanted` purposes, witnesses of steps first.
     fn attach_programs(&mut self, plan: &Plan, wanted: &impl Fn(Purpose) -> bool) -> Result<(), AttachError> {
+        self.look_for_returns(plan, wanted);
         for site in plan.witness.into_iter().flat_map(Places::attachments) {
             let held = self.attach_kprobe(site.program, site.function, site.offset)?;
             self.keep(Purpose::Steps, false, [held]);
@@ -413,20 +450,21 @@ impl Attached {
             // Before the probes: a traversal that they see begin must be reported from its first rule on.
             self.trace_key = Some(TraceKey::turn().map_err(AttachError::TraceKey)?);
         }
-        let legacy = plan.families.ipv4 || plan.families.ipv6;
-        for program in PROGRAMS {
-            let wanted = wanted(program.purpose)
-                && match program.purpose {
-                    Purpose::Life | Purpose::Steps => true,
-                    Purpose::Rules | Purpose::Extensions => legacy,
-                    Purpose::Tables(family) => plan.families.contains(family),
-                    Purpose::Nftables | Purpose::NftablesRules => plan.nftables,
-                };
-            if wanted && !plan.absent.contains(&program.function) {
-                self.attach_one(program)?;
-            }
+        for program in plan.programs(wanted) {
+            self.attach_one(program)?;
         }
         Ok(())
+    }
+
+    /// Looks for the instructions that return, before probes change the code.
+    fn look_for_returns(&mut self, plan: &Plan, wanted: &impl Fn(Purpose) -> bool) {
+        let at_instructions = |program: &Program| {
+            let by_kprobe = !self.slotted || !program.by_trampoline;
+            by_kprobe && program.kind == Kind::Return && returns::program_for(program.name).is_some()
+        };
+        let programs = plan.programs(wanted).filter(at_instructions);
+        let functions = programs.map(|program| program.function);
+        self.returns.look(&mut self.ebpf, functions);
     }
 
     /// The loaded object, for whoever has a use for its parts that tracing has not.
@@ -446,6 +484,7 @@ impl Attached {
             kprobes: count(|held| matches!(held, Held::Kprobe { .. })),
             tracepoints: count(|held| matches!(held, Held::RawTracepoint { .. })),
             refusal: self.refusal.clone(),
+            return_probes: self.return_probes.clone(),
             took: self.took,
         }
     }
@@ -493,9 +532,41 @@ impl Attached {
             (Err(refusal), Purpose::Tables(_)) if self.slotted => return Err(refusal.into()),
             (Err(_), _) => {}
         }
-        let held = self.attach_kprobe(name, function, 0)?;
-        self.keep(purpose, is_entry, [held]);
+        let held = if is_entry {
+            vec![self.attach_kprobe(name, function, 0)?]
+        } else {
+            self.attach_return(name, function)?
+        };
+        self.keep(purpose, is_entry, held);
         Ok(())
+    }
+
+    /// Sees the returns of a function by kprobes at the instructions that return, where these are known and the kernel
+    /// takes all of them, else by a return probe.
+    fn attach_return(&mut self, name: &'static str, function: &str) -> Result<Vec<Held>, AttachError> {
+        let Some(program) = returns::program_for(name) else {
+            return Ok(vec![self.attach_kprobe(name, function, 0)?]);
+        };
+        let sites = self.returns.of(function);
+        let cause = match sites {
+            Ok(sites) => {
+                let held: Result<Vec<_>, _> = sites
+                    .iter()
+                    .map(|site| self.attach_kprobe(program, &site.symbol, site.offset))
+                    .collect();
+                if let Ok(held) = held {
+                    return Ok(held);
+                }
+                NotFound::Refused
+            }
+            Err(cause) => cause,
+        };
+        let held = self.attach_kprobe(name, function, 0)?;
+        self.return_probes.push(ReturnProbe {
+            function: function.to_owned(),
+            cause,
+        });
+        Ok(vec![held])
     }
 
     /// Attaches the trampoline form of a program: the one that has `_t` at the end of its name.
@@ -565,8 +636,9 @@ impl Attached {
             return Ok(());
         }
         // The return first, so that no call is noted whose return is not seen.
-        let held = self.attach_kprobe(leave, function, 0)?;
-        self.keep(Purpose::Extensions, false, [held]);
+        self.returns.look(&mut self.ebpf, [function].into_iter());
+        let held = self.attach_return(leave, function)?;
+        self.keep(Purpose::Extensions, false, held);
         let held = self.attach_kprobe("extension_enter", function, 0)?;
         self.keep(Purpose::Extensions, true, [held]);
         Ok(())
@@ -652,24 +724,34 @@ impl Attached {
         match &self.ended {
             Some(ended) => {
                 counts.values[Counter::ExitMissed as usize] += ended.exits_missed;
-                counts.skipped = ended.skipped;
+                (counts.skipped, counts.skips_uncounted) = ended.skipped;
             }
-            None => counts.skipped = self.skipped(),
+            None => (counts.skipped, counts.skips_uncounted) = self.skipped(),
         }
         Ok(counts)
     }
 
-    /// Runs that the kernel skipped, over all probes.
-    fn skipped(&self) -> Option<Skipped> {
+    /// Runs that the kernel skipped, over all probes that it counts them of, and whether there are others. Nothing,
+    /// where it does not count those of traversals.
+    fn skipped(&self) -> (Option<Skipped>, bool) {
         let mut skipped = Skipped::default();
         let mut programs = BTreeSet::new();
+        let mut uncounted = false;
         for link in &self.links {
-            let mut missed = link.missed(self.skips_counted)?;
+            let mut missed = link.missed(self.skips_counted);
             if let Held::Kprobe { program, .. } = link.held
                 && programs.insert(program)
             {
-                missed += self.kprobe_program_missed(program)?;
+                let of_program = self.kprobe_program_missed(program);
+                missed = missed.zip(of_program).map(|(runs, more)| runs + more);
             }
+            let Some(missed) = missed else {
+                if matches!(link.purpose, Purpose::Tables(_)) {
+                    return (None, true);
+                }
+                uncounted = true;
+                continue;
+            };
             match link.purpose {
                 Purpose::Tables(_) | Purpose::Nftables => skipped.tables += missed,
                 Purpose::Life => skipped.life += missed,
@@ -678,7 +760,7 @@ impl Attached {
                 Purpose::Steps => skipped.steps += missed,
             }
         }
-        Some(skipped)
+        (Some(skipped), uncounted)
     }
 
     /// How often the kernel came to the kprobes of a program and did not run it, because another program ran on that

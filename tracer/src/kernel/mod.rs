@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod btf;
+mod code;
 pub mod commits;
 pub mod described;
 pub mod devices;
@@ -14,6 +15,7 @@ pub mod offsets;
 pub mod preflight;
 pub mod probes;
 pub mod question;
+pub mod returns;
 pub mod rules;
 pub mod symbols;
 mod syscall;

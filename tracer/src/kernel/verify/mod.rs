@@ -3,11 +3,9 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `code.rs` | reads the code of a function out of the running kernel |
 //! | `finder.rs` | finds the place in the code; pure |
 //! | `trial.rs` | sends a packet through a table of a network namespace of its own, and looks at what was witnessed |
 
-mod code;
 mod finder;
 mod trial;
 
@@ -19,7 +17,8 @@ use tracer_common::{Registers, Sites};
 pub use self::finder::NotFound;
 use self::{finder::Place, trial::TrialError};
 use super::{
-    attach::{AttachError, Plan},
+    attach::{AttachError, Attached, Plan},
+    code,
     machine::Machine,
     preflight::Families,
     probes::{IP6T_DO_TABLE, IPT_DO_TABLE},
@@ -181,7 +180,8 @@ fn find(
     };
     let address = symbol.address.ok_or(Unavailable::NoAddress(function))?;
     let len = len.unwrap_or(CODE_LEN_MAX).min(CODE_LEN_MAX);
-    let code = code::read(plan, address, len).map_err(|error| Unavailable::Code {
+    let code = Attached::load(plan).and_then(|mut attached| code::read(attached.ebpf(), address, len));
+    let code = code.map_err(|error| Unavailable::Code {
         function,
         source: Box::new(error),
     })?;

@@ -4,12 +4,13 @@
 use std::num::NonZeroU64;
 
 use aya::{
+    Ebpf,
     maps::Array,
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use tracer_common::{CODE_CHUNK_LEN, CodeChunk};
 
-use super::super::attach::{AttachError, Attached, Plan};
+use super::attach::AttachError;
 
 const PROGRAM: &str = "read_code";
 const MAP: &str = "CODE";
@@ -18,31 +19,25 @@ const MAP: &str = "CODE";
 ///
 /// A program does it that the kernel runs for us (`BPF_PROG_TEST_RUN`, raw tracepoints have it since 5.10); it is
 /// attached to nothing.
-pub(super) fn read(plan: &Plan, address: NonZeroU64, len: u64) -> Result<Vec<u8>, AttachError> {
+pub(super) fn read(ebpf: &mut Ebpf, address: NonZeroU64, len: u64) -> Result<Vec<u8>, AttachError> {
     let load = |source| AttachError::Load {
         program: PROGRAM,
         source,
     };
-    let mut attached = Attached::load(plan)?;
-    let ebpf = attached.ebpf();
-    let program = ebpf.program_mut(PROGRAM).ok_or(AttachError::NoObject)?;
-    let program: &mut RawTracePoint = program.try_into().map_err(load)?;
-    program.load().map_err(load)?;
-
     let mut code = Vec::new();
     while (code.len() as u64) < len {
         let wanted = (len - code.len() as u64).min(CODE_CHUNK_LEN as u64);
         let mut options = RawTracePointRunOptions::default();
         options.args[..2].copy_from_slice(&[address.get() + code.len() as u64, wanted]);
-        let program = attached
-            .ebpf()
-            .program_mut(PROGRAM)
-            .ok_or(AttachError::NoObject)?;
+        let program = ebpf.program_mut(PROGRAM).ok_or(AttachError::NoObject)?;
         let program: &mut RawTracePoint = program.try_into().map_err(load)?;
+        if program.fd().is_err() {
+            program.load().map_err(load)?;
+        }
         program.test_run(options).map_err(load)?;
 
         let failed = |source| AttachError::Map { name: MAP, source };
-        let map = attached.ebpf().map(MAP).ok_or(AttachError::NoObject)?;
+        let map = ebpf.map(MAP).ok_or(AttachError::NoObject)?;
         let map: Array<_, [u8; size_of::<CodeChunk>()]> = Array::try_from(map).map_err(failed)?;
         let chunk = map.get(&0, 0).map_err(failed)?;
         let (len, bytes) = chunk.split_at(8);
