@@ -19,6 +19,12 @@ pub struct Offsets {
 
     /// `sk_buff.head`
     pub skb_head: u32,
+    /// `sk_buff.end`, from `sk_buff.head`: where `struct skb_shared_info` is
+    pub skb_end: u32,
+    /// `skb_shared_info.frag_list`
+    pub shared_frag_list: u32,
+    /// `sk_buff.next`
+    pub skb_next: u32,
     /// `sk_buff.data`
     pub skb_data: u32,
     /// `sk_buff.len`
@@ -166,6 +172,9 @@ impl Offsets {
         arg_state: ABSENT,
         arg_table: ABSENT,
         skb_head: ABSENT,
+        skb_end: ABSENT,
+        shared_frag_list: ABSENT,
+        skb_next: ABSENT,
         skb_data: ABSENT,
         skb_len: ABSENT,
         skb_data_len: ABSENT,
@@ -232,4 +241,4 @@ impl Offsets {
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 67 * 4);
+const _: () = assert!(size_of::<Offsets>() == 70 * 4);

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{
     bpf_probe_read_kernel, bpf_probe_read_kernel_buf, bpf_probe_read_kernel_str_bytes,
     generated::bpf_probe_read_kernel as read_raw,
 };
-use tracer_common::HEADERS_LEN_MAX;
+use tracer_common::{HEADERS_LEN_MAX, Traversal};
 
 use crate::{form::Form, offset};
 
@@ -46,6 +46,44 @@ pub(crate) fn copy_headers(address: u64, len: u32, to: &mut [u8; HEADERS_LEN_MAX
     // SAFETY: `len` is at most the size of `to`, and the helper checks the address.
     let failed = unsafe { read_raw(to.as_mut_ptr().cast(), len, address as *const _) };
     if failed != 0 { Err(Gap) } else { Ok(len as u16) }
+}
+
+/// Appends the first `len` bytes at `address` to the headers that a record has, as far as there is room.
+#[inline(always)]
+pub(crate) fn append_headers(address: u64, len: u32, frame: &mut Traversal) -> Result<(), Gap> {
+    let at = u32::from(frame.headers_len);
+    if at >= HEADERS_LEN_MAX as u32 {
+        return Ok(());
+    }
+    let len = len.min(HEADERS_LEN_MAX as u32 - at);
+    // What comes after the headers is not used yet; so it is enough for the verifier that both numbers are small.
+    let (place, count) = (bounded(at, 0xff), bounded(len, 0x1ff));
+    let to = (&raw mut frame.headers).cast::<u8>().wrapping_add(place as usize);
+    // SAFETY: `count` bytes are left in the headers behind `place`, and the helper checks the address.
+    let failed = unsafe { read_raw(to.cast(), count, address as *const _) };
+    if failed != 0 {
+        return Err(Gap);
+    }
+    frame.headers_len = (at + len) as u16;
+    Ok(())
+}
+
+/// `number`, which is no larger than `mask`, in a way that the verifier sees it.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+fn bounded(number: u32, mask: u32) -> u32 {
+    let mut bounded = u64::from(number);
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        core::arch::asm!("{number} &= {mask}", number = inout(reg) bounded, mask = in(reg) u64::from(mask));
+    }
+    bounded as u32
+}
+
+/// Host builds only check the types.
+#[cfg(not(target_arch = "bpf"))]
+fn bounded(number: u32, mask: u32) -> u32 {
+    number & mask
 }
 
 /// Fills the first `len` bytes of `words` from `address`; `len` is a constant.

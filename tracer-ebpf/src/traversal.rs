@@ -2,7 +2,8 @@
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_common::{
-    ABSENT, Counter, IFNAME_LEN, LINK_HEADER_LEN_MAX, TABLE_NAME_LEN, TUPLE_LEN, Traversal, flags,
+    ABSENT, Counter, HEADERS_LEN_MAX, IFNAME_LEN, LINK_HEADER_LEN_MAX, TABLE_NAME_LEN, TUPLE_LEN, Traversal,
+    flags,
 };
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     follow::Life,
     form::{Form, Kprobe, Trampoline},
     frames, guard, ip,
-    kernel::{Gap, Skb, copy, copy_headers, read},
+    kernel::{Gap, Skb, append_headers, copy, copy_headers, read},
     maps::count,
     offset, rules, verify,
 };
@@ -201,8 +202,46 @@ fn fill_packet<F: Form>(frame: &mut Traversal, skb: Skb, network_header: u64) ->
     frame.headers_len = copy_headers(network_header, linear_len, &mut frame.headers)?;
     if linear_len < frame.packet_len && u32::from(frame.headers_len) == linear_len {
         frame.flags |= flags::HEADERS_NOT_LINEAR;
+        fill_fragments::<F>(frame, skb)?;
     }
     Ok(())
+}
+
+/// A packet that was put together from fragments: the first is its linear part, the others hang on it. Headers that go
+/// beyond the first are read from the next ones.
+#[inline(always)]
+fn fill_fragments<F: Form>(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
+    /// Fragments looked at beyond the first. Each but the last has eight bytes at least.
+    const FRAGMENTS_MAX: u32 = 2;
+
+    let head: u64 = F::read(skb.0, offset!(skb_head))?;
+    let end: u32 = F::read(skb.0, offset!(skb_end))?;
+    let mut fragment: u64 = read(head + u64::from(end), offset!(shared_frag_list))?;
+    for _ in 0..FRAGMENTS_MAX {
+        if fragment == 0 {
+            return Ok(());
+        }
+        let linear_len = append_fragment(frame, fragment)?;
+        if linear_len != read::<u32>(fragment, offset!(skb_len))? {
+            return Ok(());
+        }
+        fragment = read(fragment, offset!(skb_next))?;
+    }
+    Ok(())
+}
+
+/// Appends the linear part of a fragment to the headers, as far as there is room; its length.
+#[inline(always)]
+fn append_fragment(frame: &mut Traversal, fragment: u64) -> Result<u32, Gap> {
+    let data: u64 = read(fragment, offset!(skb_data))?;
+    let len: u32 = read(fragment, offset!(skb_len))?;
+    let linear_len = len.wrapping_sub(read(fragment, offset!(skb_data_len))?);
+    append_headers(data, linear_len, frame)?;
+    let wanted_len = frame.packet_len.min(HEADERS_LEN_MAX as u32);
+    if u32::from(frame.headers_len) == wanted_len {
+        frame.flags &= !flags::HEADERS_NOT_LINEAR;
+    }
+    Ok(linear_len)
 }
 
 /// What `dump_mac_header` (`net/netfilter/nf_log_syslog.c`) reads.

@@ -149,6 +149,9 @@ type Field = fn(&mut Offsets) -> &mut u32;
 /// Members that every kernel has, in types that belong to vmlinux.
 const REQUIRED: &[(&str, &str, Field)] = &[
     ("sk_buff", "head", |o| &mut o.skb_head),
+    ("sk_buff", "end", |o| &mut o.skb_end),
+    ("skb_shared_info", "frag_list", |o| &mut o.shared_frag_list),
+    ("sk_buff", "next", |o| &mut o.skb_next),
     ("sk_buff", "data", |o| &mut o.skb_data),
     ("sk_buff", "len", |o| &mut o.skb_len),
     ("sk_buff", "data_len", |o| &mut o.skb_data_len),
@@ -422,6 +425,8 @@ pub(crate) mod tests {
             "sk_buff",
             &[
                 "head",
+                "end",
+                "next",
                 "data",
                 "len",
                 "data_len",
@@ -435,6 +440,7 @@ pub(crate) mod tests {
                 "_nfct",
             ],
         );
+        simple("skb_shared_info", &["frag_list"]);
         simple("nf_hook_state", &["hook", "pf", "in", "out", "net"]);
         simple("skb_ext", &["offset"]);
         simple("nf_bridge_info", &["physindev", "physinif", "physoutdev"]);
