@@ -16,7 +16,7 @@ use crate::{
         Ruleset,
         explain::{Explained, Explainer as OfNftables, Rules as NftablesRules},
     },
-    replay::{self, Completeness, Observation, Outcome, PacketAfter},
+    replay::{self, Completeness, Observation, Outcome, Overlong, PacketAfter},
     ruleset::{Labels, Table, text::Texts},
     traversal::{Backend, Family, Generation, Observed, Traversal},
 };
@@ -112,6 +112,7 @@ pub struct Explainer {
     gone: Gone<Generation>,
     /// The same for nf_tables.
     nftables: OfNftables,
+    kernel: Kernel,
     /// Records that were explained completely.
     pub complete: u64,
     /// Records whose path is partial.
@@ -146,7 +147,8 @@ impl Explainer {
     fn explain_legacy(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Explanation {
         match self.rules(traversal, source) {
             Ok(rules) => {
-                let mut path = replay(&rules.table, traversal);
+                let (mut path, proved) = replay(&rules.table, traversal, self.kernel.overlong());
+                self.kernel.learn(proved);
                 if let Some(verification) = &mut self.verification {
                     verification.check(traversal, &rules, &mut path);
                 }
@@ -242,8 +244,36 @@ impl Explainer {
     }
 }
 
+/// What records have proved the kernel to be. It is the same throughout a trace.
+#[derive(Debug, Default)]
+struct Kernel {
+    skips: u32,
+    refuses: u32,
+}
+
+impl Kernel {
+    /// So many records must agree, and none may disagree: a single one may have lost something.
+    const PROOFS: u32 = 3;
+
+    fn overlong(&self) -> Option<Overlong> {
+        match (self.skips, self.refuses) {
+            (Self::PROOFS.., 0) => Some(Overlong::Skipped),
+            (0, Self::PROOFS..) => Some(Overlong::Refused),
+            _ => None,
+        }
+    }
+
+    fn learn(&mut self, proved: Option<Overlong>) {
+        match proved {
+            Some(Overlong::Skipped) => self.skips += 1,
+            Some(Overlong::Refused) => self.refuses += 1,
+            None => {}
+        }
+    }
+}
+
 /// Replays the walk of a traversal through the rules that it met.
-fn replay(table: &Table, traversal: &Traversal) -> replay::Path {
+fn replay(table: &Table, traversal: &Traversal, known: Option<Overlong>) -> (replay::Path, Option<Overlong>) {
     let observed: Vec<Observation> = (0..)
         .zip(&traversal.observed)
         .map(|(index, observed)| {
@@ -251,7 +281,7 @@ fn replay(table: &Table, traversal: &Traversal) -> replay::Path {
             observation(observed, after.find(|after| after.observed == index))
         })
         .collect();
-    replay::walk(table, traversal, &observed)
+    replay::walk_knowing(table, traversal, &observed, known)
 }
 
 fn observation(observed: &Observed, headers: Option<&crate::changed::Changed>) -> Observation {

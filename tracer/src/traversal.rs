@@ -179,6 +179,9 @@ pub enum Conntrack {
     None,
     /// Exempt from tracking (`CT --notrack`).
     Untracked,
+    /// No connection, and yet related to one: an ICMP error about a packet that is exempt or has none
+    /// (`nf_conntrack_attach`, `net/netfilter/nf_conntrack_core.c`). To rules it is invalid, and `CT` leaves it alone.
+    Orphaned,
     /// Part of a connection.
     Tracked {
         /// Address of the `nf_conn`.
@@ -224,10 +227,10 @@ impl Conntrack {
         const IS_REPLY: u8 = 3;
         const UNTRACKED: u8 = 7;
         if record.conntrack == 0 {
-            return if record.conntrack_info == UNTRACKED {
-                Self::Untracked
-            } else {
-                Self::None
+            return match record.conntrack_info {
+                0 => Self::None,
+                UNTRACKED => Self::Untracked,
+                _ => Self::Orphaned,
             };
         }
         let reply = record.conntrack_info >= IS_REPLY;

@@ -112,7 +112,7 @@ impl Selection {
         }
         let tuple = match traversal.conntrack {
             Conntrack::Tracked { .. } => traversal.connection.map(|connection| connection.original),
-            Conntrack::None | Conntrack::Untracked => Headers::of(traversal).tuple(),
+            Conntrack::None | Conntrack::Untracked | Conntrack::Orphaned => Headers::of(traversal).tuple(),
         };
         let key = |tuple| (traversal.packet.recording(), traversal.netns, tuple);
         tuple.is_some_and(|tuple| self.connections.get(&key(tuple)).is_some())

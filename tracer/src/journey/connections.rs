@@ -91,7 +91,7 @@ impl Connections {
         let (state, reply) = match traversal.conntrack {
             Conntrack::Tracked { state, reply, .. } => (state, reply),
             // Attached by the table itself.
-            Conntrack::None | Conntrack::Untracked => (ConntrackState::New, false),
+            Conntrack::None | Conntrack::Untracked | Conntrack::Orphaned => (ConntrackState::New, false),
         };
         let flow = Flow {
             number: known.number,

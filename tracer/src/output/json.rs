@@ -413,7 +413,7 @@ impl<'a> TableObject<'a> {
             port_out_peer: peer(&traversal.port_out),
             verdict: traversal.verdict.to_string(),
             conntrack: match traversal.conntrack {
-                Conntrack::None => ConntrackObject {
+                Conntrack::None | Conntrack::Orphaned => ConntrackObject {
                     state: "none".to_owned(),
                     reply: None,
                     mark: None,

@@ -37,7 +37,7 @@ pub(super) fn details(to: &mut String, traversal: &Traversal, packet: Option<&Pa
         put(format_args!("{packet} len={}", traversal.packet_len));
     }
     match traversal.conntrack {
-        Conntrack::None => {}
+        Conntrack::None | Conntrack::Orphaned => {}
         Conntrack::Untracked => put(format_args!("ct=UNTRACKED")),
         Conntrack::Tracked { state, reply, .. } => {
             put(format_args!("ct={state}{}", if reply { ",reply" } else { "" }));

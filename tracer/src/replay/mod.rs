@@ -32,5 +32,6 @@ pub use functions::{Kind, function_name};
 pub use observation::{HeadersAfter, Observation, Outcome, PacketAfter};
 pub use path::{Completeness, Gap, Path, Reason, Step};
 pub use purity::{Purity, changes_headers, purity};
-pub use walk::walk;
+pub use view::Overlong;
+pub use walk::{walk, walk_knowing};
 pub use witness::{Comparison, compare};

@@ -28,7 +28,7 @@ pub(super) struct View {
 /// What `ipv6_find_hdr` does with an extension header that claims to be longer than the packet. Recent stable kernels
 /// refuse it; no number or type tells which kernel does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Overlong {
+pub enum Overlong {
     /// It goes on to the next header's number, which is the transport protocol unless it stands for a header itself.
     Skipped,
     /// It returns `-EBADMSG`.
@@ -42,6 +42,8 @@ pub(super) enum Connection {
     None,
     /// `IP_CT_UNTRACKED`
     Untracked,
+    /// `_nfct` is not zero, but has no connection either.
+    Orphaned,
     /// An `nf_conn`, or the template that the `CT` target attaches.
     Tracked {
         /// `ctinfo % IP_CT_IS_REPLY`
@@ -69,6 +71,7 @@ impl View {
             connection: match traversal.conntrack {
                 Conntrack::None => Connection::None,
                 Conntrack::Untracked => Connection::Untracked,
+                Conntrack::Orphaned => Connection::Orphaned,
                 Conntrack::Tracked {
                     state,
                     reply,

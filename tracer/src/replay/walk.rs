@@ -25,36 +25,54 @@ const STEPS_MAX: usize = 1 << 16;
 /// Out comes the path, with the reason where it is not certain to be the kernel's.
 #[must_use]
 pub fn walk(table: &Table, traversal: &Traversal, observed: &[Observation]) -> Path {
-    let (path, met_overlong) = attempt(table, traversal, observed, Overlong::Skipped);
-    if met_overlong {
-        let (other, _) = attempt(table, traversal, observed, Overlong::Refused);
-        return decide(path, other);
+    walk_knowing(table, traversal, observed, None).0
+}
+
+/// The same where the kernel's kind may be known. Out comes also the kind that this record proves the kernel to be of.
+#[must_use]
+pub fn walk_knowing(
+    table: &Table,
+    traversal: &Traversal,
+    observed: &[Observation],
+    known: Option<Overlong>,
+) -> (Path, Option<Overlong>) {
+    let first = known.unwrap_or(Overlong::Skipped);
+    let (path, met_overlong) = attempt(table, traversal, observed, first);
+    if known.is_some() || !met_overlong {
+        return (path, None);
     }
-    path
+    let (other, _) = attempt(table, traversal, observed, Overlong::Refused);
+    decide(path, other)
 }
 
 /// Of the walks of two kinds of kernels the one that the record does not contradict; if it contradicts neither, what
 /// they have in common.
-fn decide(path: Path, other: Path) -> Path {
+fn decide(path: Path, other: Path) -> (Path, Option<Overlong>) {
     let offsets = |path: &Path| path.steps.iter().map(|step| step.offset).collect::<Vec<_>>();
     let is_complete = |path: &Path| path.completeness == Completeness::Complete;
     let same = offsets(&path) == offsets(&other) && path.verdict == other.verdict;
-    if path.completeness.is_contradicted() || same && is_complete(&other) {
-        return other;
+    if path.completeness.is_contradicted() {
+        let proved = is_complete(&other).then_some(Overlong::Refused);
+        return (other, proved);
     }
-    if other.completeness.is_contradicted() || same {
-        return path;
+    if other.completeness.is_contradicted() {
+        let proved = is_complete(&path).then_some(Overlong::Skipped);
+        return (path, proved);
+    }
+    if same {
+        return (if is_complete(&other) { other } else { path }, None);
     }
     let common = path.steps.iter().zip(&other.steps);
     let common = common
         .take_while(|(one, other)| one.offset == other.offset)
         .count();
-    Path {
+    let path = Path {
         steps: path.steps.into_iter().take(common).collect(),
         verdict: None,
         hotdrop: None,
         completeness: Completeness::Partial(Reason::Overlong),
-    }
+    };
+    (path, None)
 }
 
 /// A walk of a kernel of one kind, and whether it would have been another of the other kind.

@@ -103,7 +103,7 @@ pub(super) fn state(call: &Call<'_>) -> Answer {
 /// `XT_CONNTRACK_STATE_BIT` and `XT_STATE_BIT`.
 fn state_bits(call: &Call<'_>, untracked: u32) -> Result<u32, Gap> {
     match call.view.connection {
-        Connection::None => Ok(state_bit::INVALID),
+        Connection::None | Connection::Orphaned => Ok(state_bit::INVALID),
         Connection::Untracked => Ok(untracked),
         Connection::Tracked { state, .. } => match state {
             ConntrackState::Established => Ok(state_bit::ESTABLISHED),

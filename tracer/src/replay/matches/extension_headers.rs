@@ -2,7 +2,6 @@
 //! `ipv6header_mt6`, all in `net/ipv6/netfilter/ip6t_*.c`.
 
 use super::{Answer, Call, Stop};
-use crate::replay::data::Data;
 use crate::replay::ipv6::{
     AUTH, DEST, ESP, FRAGMENT, HOP, NONE, NotFound, ROUTING, extension_len, find_extension,
 };
@@ -74,7 +73,8 @@ fn options(call: &Call<'_>, kind: u8) -> Answer {
     };
     let len = extension_len(kind, len);
     if call.view.len - at < len {
-        return Ok(false);
+        // A no to some kernels; newer stable ones drop the packet on the spot.
+        return Err(Gap::KernelsDiffer.into());
     }
     let data = call.data;
     let asked = data.u8(4)?;
@@ -134,12 +134,6 @@ mod routing_flags {
     pub(super) const INVERT_LEN: u8 = 0x04;
 }
 
-/// The fields of routing type 0, which no host has accepted for long, are to be observed.
-pub(super) fn knows_routing(data: Data<'_>) -> bool {
-    data.u8(16)
-        .is_ok_and(|asked| asked & (routing_flags::RESERVED | routing_flags::ADDRESSES) == 0)
-}
-
 /// `struct ip6t_rt`: type 0, segments left 4, length 12, what is asked 16, inversions 17.
 pub(super) fn routing(call: &Call<'_>) -> Answer {
     use routing_flags::{ADDRESSES, INVERT_LEN, INVERT_SEGMENTS, INVERT_TYPE, LEN, RESERVED, TYPE};
@@ -149,7 +143,8 @@ pub(super) fn routing(call: &Call<'_>) -> Answer {
     };
     let len = extension_len(ROUTING, len);
     if call.view.len - at < len {
-        return Ok(false);
+        // A no to some kernels; newer stable ones drop the packet on the spot.
+        return Err(Gap::KernelsDiffer.into());
     }
     let data = call.data;
     let (asked, invert) = (data.u8(16)?, data.u8(17)?);

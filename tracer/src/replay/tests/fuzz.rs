@@ -183,6 +183,7 @@ fn some_packet(choices: &mut Choices<'_>, family: Family) -> Traversal {
     traversal.conntrack = choices.of(&[
         Conntrack::None,
         Conntrack::Untracked,
+        Conntrack::Orphaned,
         tracked(ConntrackState::New, 0, 0),
         tracked(ConntrackState::Other(6), 0x30, 1),
     ]);

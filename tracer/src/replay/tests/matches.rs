@@ -1,9 +1,9 @@
 //! Replicas of match functions.
 
 use super::support::*;
-use crate::replay::{Gap, Purity, Reason, purity};
+use crate::replay::{Gap, Observation, Outcome, Purity, Reason, purity};
 use crate::ruleset::builder::{RuleBuilder, rule};
-use crate::traversal::{Conntrack, ConntrackState, Family, Traversal};
+use crate::traversal::{Conntrack, ConntrackState, Family, Traversal, Verdict};
 
 /// What cannot be told of a rule.
 fn gap(traversal: &Traversal, rule: RuleBuilder) -> Gap {
@@ -421,6 +421,7 @@ fn conntrack_states() {
     };
     for (conntrack, state) in [
         (Conntrack::None, 1),
+        (Conntrack::Orphaned, 1),
         (Conntrack::Untracked, 0x100),
         (tracked(ConntrackState::Established, 0, 0), 2),
         (tracked(ConntrackState::Related, 0, 0), 4),
@@ -494,4 +495,31 @@ fn no_replica_of_the_other_family() {
         reason(&table, &ipv6(ipv6_packet(59, &[])), &[]),
         Reason::NotObserved { .. }
     ));
+}
+
+#[test]
+fn an_option_header_longer_than_the_packet_is_left_to_the_kernel() {
+    let packet = ipv6(ipv6_packet(60, &[59, 200, 1, 4, 0, 0, 0, 0]));
+    let mut data = words32(&[8]);
+    data.extend([1, 0]);
+    data.resize(40, 0);
+    let table = output_of(Family::Ipv6)
+        .rule(rule().matching("dst", 0, &data))
+        .table();
+    let at = match_data(&table, 0);
+    assert_eq!(
+        walked_with(&table, &packet, &[match_seen(at, false)]),
+        ["OUTPUT:policy:2"]
+    );
+    let mut dropped = packet;
+    dropped.verdict = Verdict::Drop;
+    let seen = Observation {
+        data: at,
+        outcome: Outcome::Match {
+            matched: false,
+            hotdrop: true,
+            mark: 0,
+        },
+    };
+    assert!(walked_with(&table, &dropped, &[seen]).is_empty());
 }
