@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::libc;
 
 /// The longest record that the kernel hands out.
@@ -37,12 +37,27 @@ impl Log {
     ///
     /// When the log cannot be read, or records were overwritten before they were read.
     pub fn read(&mut self) -> Result<Vec<String>> {
-        let mut buffer = [0; RECORD];
         let mut texts = Vec::new();
+        match self.read_into(&mut texts)? {
+            true => Ok(texts),
+            false => bail!("failed to read: /dev/kmsg: records were overwritten before they were read"),
+        }
+    }
+
+    /// Appends the texts logged since the last call. False if others were overwritten before they were read: then those
+    /// that are left come with the next call.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be read.
+    pub fn read_into(&mut self, texts: &mut Vec<String>) -> Result<bool> {
+        let mut buffer = [0; RECORD];
         loop {
             match self.0.read(&mut buffer) {
                 Ok(count) => texts.extend(text(&buffer[..count])),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(texts),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                // The kernel says so once, and goes on with the oldest record that there is.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
                 Err(error) => return Err(error).context("failed to read: /dev/kmsg"),
             }
         }

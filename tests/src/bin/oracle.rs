@@ -53,6 +53,12 @@ fn main() -> ExitCode {
     for (reason, count) in &outcome.partial {
         println!("partial, {count}: {reason}");
     }
+    if outcome.lost > 0 {
+        println!(
+            "lost, {}: traversals that tracer did not tell of, and counted as lost",
+            outcome.lost
+        );
+    }
     println!(
         "{} of {} rulesets identical, {} steps, {} partial",
         outcome.identical,

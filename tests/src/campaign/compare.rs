@@ -94,20 +94,28 @@ pub enum Comparison {
     Identical {
         /// Lines of the kernel's.
         steps: usize,
+        /// Traversals that tracer has not told of, and has counted as lost.
+        lost: u64,
     },
     /// They are not.
     Different {
-        /// A line of the kernel's that has no partner, the first.
-        kernel: Option<usize>,
-        /// A line of tracer's (by its place among all, also `PARTIAL:`) whose traversal was not found, the first.
-        tracer: Option<usize>,
+        /// The lines of the kernel's that have no partner.
+        kernel: Vec<usize>,
+        /// The first lines of tracer's traversals (by their place among all, also `PARTIAL:`) that were not found.
+        tracer: Vec<usize>,
     },
 }
 
 /// Compares the first `kernel_len` of the kernel's lines with all of tracer's, among which are `PARTIAL:` lines. The
-/// kernel's further lines may be partners, but need not have any.
+/// kernel's further lines may be partners, but need not have any. `losses_max` is how many traversals tracer has itself
+/// counted as lost meanwhile: so many, and no more, may be missing as a whole.
 #[must_use]
-pub fn compare<'a, S: AsRef<str>>(kernel: &'a [S], kernel_len: usize, tracer: &'a [S]) -> Comparison {
+pub fn compare<'a, S: AsRef<str>>(
+    kernel: &'a [S],
+    kernel_len: usize,
+    tracer: &'a [S],
+    losses_max: u64,
+) -> Comparison {
     let end = Instant::now() + TIME_MAX;
     let mut left = Left {
         lines: kernel
@@ -118,21 +126,39 @@ pub fn compare<'a, S: AsRef<str>>(kernel: &'a [S], kernel_len: usize, tracer: &'
         ends: Vec::new(),
         last_taken: 0,
     };
+    let mut missing = Vec::new();
     for traversal in traversals(tracer) {
         if Instant::now() > end || !left.take(&traversal) {
-            return Comparison::Different {
-                kernel: left.unexcused(kernel_len),
-                tracer: traversal.first().map(|line| line.place),
-            };
+            missing.push(traversal);
         }
     }
-    match left.unexcused(kernel_len) {
-        None => Comparison::Identical { steps: kernel_len },
-        some => Comparison::Different {
-            kernel: some,
-            tracer: None,
-        },
+    // What tracer lost may lie within another traversal, whose lines are then not together.
+    let mut tracer = Vec::new();
+    for traversal in missing {
+        if losses_max == 0 || !left.take_apart(&traversal) {
+            tracer.extend(traversal.first().map(|line| line.place));
+        }
     }
+    let unexcused = left.unexcused(kernel_len);
+    let lost = pieces(&left, &unexcused);
+    if tracer.is_empty() && lost <= losses_max {
+        return Comparison::Identical {
+            steps: kernel_len - unexcused.len(),
+            lost,
+        };
+    }
+    Comparison::Different {
+        kernel: unexcused,
+        tracer,
+    }
+}
+
+/// How many traversals the lines at these places are, at least: in a traversal's lines the key is the same.
+fn pieces(left: &Left<'_>, places: &[usize]) -> u64 {
+    let lines = left.lines.iter().filter(|(place, _)| places.contains(place));
+    let mut keys: Vec<Vec<&str>> = lines.map(|(_, line)| key(line)).collect();
+    keys.dedup();
+    keys.len() as u64
 }
 
 /// tracer's lines, those that may belong to one traversal together. Two traversals may be taken for one, where the same
@@ -188,23 +214,24 @@ struct Left<'a> {
 impl<'a> Left<'a> {
     /// Takes the partners of a traversal's lines away. False if they are not there.
     fn take(&mut self, traversal: &[Line<'a>]) -> bool {
-        if let Some((from, to)) = self.find(traversal) {
-            self.remove(from, to, traversal);
+        if let Some(places) = self.find(traversal) {
+            self.remove(&places, traversal);
             return true;
         }
         // It may be two, of which the first happened within the second: a copy, which was over first.
         for at in 1..traversal.len() {
             let (first, second) = traversal.split_at(at);
-            let Some((from, to)) = self.find(first) else {
+            let Some(places) = self.find(first) else {
                 continue;
             };
+            let from = places.first().copied();
             let (lines, ends, last) = (self.lines.clone(), self.ends.clone(), self.last_taken);
-            self.remove(from, to, first);
-            if let Some((start, end)) = self.find(second)
-                && start < from
-                && from < end
+            self.remove(&places, first);
+            if let Some(around) = self.find(second)
+                && around.first().copied() < from
+                && from < around.last().map(|last| last + 1)
             {
-                self.remove(start, end, second);
+                self.remove(&around, second);
                 return true;
             }
             (self.lines, self.ends, self.last_taken) = (lines, ends, last);
@@ -212,29 +239,61 @@ impl<'a> Left<'a> {
         false
     }
 
-    /// Where the lines of a traversal are, together and in order: the first such place.
-    fn find(&self, traversal: &[Line<'_>]) -> Option<(usize, usize)> {
-        let places = || (0..=self.lines.len()).filter_map(|from| Some((from, self.end_of(traversal, from)?)));
+    /// Takes the partners of a traversal's lines away, whatever is between them.
+    fn take_apart(&mut self, traversal: &[Line<'a>]) -> bool {
+        let mut places = Vec::new();
+        let mut from = 0;
+        for line in traversal {
+            let found = self.lines[from..].iter().position(|(_, kernel)| line.is(kernel));
+            match found {
+                Some(at) => {
+                    places.push(from + at);
+                    from += at + 1;
+                }
+                None if line.is_trace_rule() => {}
+                None => return false,
+            }
+        }
+        self.remove(&places, traversal);
+        true
+    }
+
+    /// Where the lines of a traversal are, in order, with nothing between them but what a partial traversal within it
+    /// has left: the first such places.
+    fn find(&self, traversal: &[Line<'_>]) -> Option<Vec<usize>> {
+        let places = || (0..=self.lines.len()).filter_map(|from| self.places(traversal, from));
         // That of the original may begin without the rule that traces, which a copy has.
-        let whole = places().find(|(from, to)| to - from == traversal.len());
+        let whole = places().find(|places| places.len() == traversal.len());
         whole.or_else(|| places().next())
     }
 
-    fn end_of(&self, traversal: &[Line<'_>], from: usize) -> Option<usize> {
+    /// The places of a traversal's lines if the first is at `from`.
+    fn places(&self, traversal: &[Line<'_>], from: usize) -> Option<Vec<usize>> {
+        let mut places = Vec::new();
         let mut at = from;
         for line in traversal {
+            while !places.is_empty()
+                && let Some((place, kernel)) = self.lines.get(at)
+                && !line.is(kernel)
+                && self.is_rest(*place, kernel)
+            {
+                at += 1;
+            }
             match self.lines.get(at) {
-                Some((_, kernel)) if line.is(kernel) => at += 1,
+                Some((_, kernel)) if line.is(kernel) => {
+                    places.push(at);
+                    at += 1;
+                }
                 _ if line.is_trace_rule() => {}
                 _ => return None,
             }
         }
-        Some(at)
+        Some(places)
     }
 
-    fn remove(&mut self, from: usize, to: usize, traversal: &[Line<'a>]) {
-        if let Some((place, _)) = self.lines[from..to].last() {
-            self.last_taken = *place;
+    fn remove(&mut self, places: &[usize], traversal: &[Line<'a>]) {
+        if let Some(last) = places.last() {
+            self.last_taken = self.lines[*last].0;
         }
         // Of a traversal that met the rule that traces and no more the kernel may have logged nothing so far.
         if let Some(line) = traversal.last().filter(|line| line.open) {
@@ -246,21 +305,27 @@ impl<'a> Left<'a> {
             of.push(next);
             self.ends.push((self.last_taken, of));
         }
-        self.lines.drain(from..to);
+        for at in places.iter().rev() {
+            self.lines.remove(*at);
+        }
     }
 
-    /// The first line that should have a partner, and is not what follows a partial traversal.
-    fn unexcused(&self, kernel_len: usize) -> Option<usize> {
-        let mut lines = self.lines.iter().filter(|(place, _)| *place < kernel_len);
-        let is_rest = |place: usize, text: &str| {
-            let key = key(text);
-            // The key of a line that is cut may lack ports.
-            let is_of = |of: &[&str]| of.iter().all(|word| key.contains(word));
-            self.ends.iter().any(|(end, of)| *end <= place && is_of(of))
-        };
-        lines
-            .find(|(place, text)| !is_rest(*place, text))
-            .map(|(place, _)| *place)
+    /// Whether a line may be what follows a partial traversal.
+    fn is_rest(&self, place: usize, text: &str) -> bool {
+        if self.ends.is_empty() {
+            return false;
+        }
+        let key = key(text);
+        // The key of a line that is cut may lack ports.
+        let is_of = |of: &[&str]| of.iter().all(|word| key.contains(word));
+        self.ends.iter().any(|(end, of)| *end <= place && is_of(of))
+    }
+
+    /// The lines that should have a partner, and are not what follows a partial traversal.
+    fn unexcused(&self, kernel_len: usize) -> Vec<usize> {
+        let lines = self.lines.iter().filter(|(place, _)| *place < kernel_len);
+        let unexcused = lines.filter(|(place, text)| !self.is_rest(*place, text));
+        unexcused.map(|(place, _)| *place).collect()
     }
 }
 
@@ -276,7 +341,7 @@ mod tests {
 
     fn same(kernel: &[String], tracer: &[String]) -> bool {
         matches!(
-            compare(kernel, kernel.len(), tracer),
+            compare(kernel, kernel.len(), tracer, 0),
             Comparison::Identical { .. }
         )
     }
@@ -333,6 +398,33 @@ mod tests {
             &[tee.clone(), policy.clone(), tee.clone(), policy.clone()]
         ));
         assert!(!same(&same_text, &[tee.clone(), policy, tee]));
+    }
+
+    #[test]
+    fn what_tracer_counted_as_lost_may_be_missing_and_no_more() {
+        let (a, b) = (line("filter:OUTPUT:rule:1", 1), line("filter:OUTPUT:policy:2", 1));
+        let (c, d) = (line("raw:OUTPUT:policy:2", 2), line("filter:OUTPUT:policy:2", 2));
+        let kernel = [a.clone(), c.clone(), d.clone(), b.clone()];
+        let with = |losses, tracer: &[String]| compare(&kernel, 4, tracer, losses);
+        let tracer = [d.clone(), a.clone(), b.clone()];
+        assert!(matches!(with(0, &tracer), Comparison::Different { .. }));
+        assert_eq!(with(1, &tracer), Comparison::Identical { steps: 3, lost: 1 });
+        let tracer = [a.clone(), b.clone()];
+        assert!(matches!(with(1, &tracer), Comparison::Different { .. }));
+        assert_eq!(with(2, &tracer), Comparison::Identical { steps: 2, lost: 2 });
+        // What was told must be true.
+        let wrong = [d, a, c.replace("policy:2", "policy:3"), b];
+        assert!(matches!(with(9, &wrong), Comparison::Different { .. }));
+    }
+
+    #[test]
+    fn what_a_partial_traversal_leaves_may_lie_within_another() {
+        let (a, b) = (line("filter:OUTPUT:rule:1", 1), line("filter:OUTPUT:policy:2", 1));
+        let (c, d) = (line("raw:OUTPUT:rule:1", 2), line("raw:OUTPUT:policy:2", 2));
+        let kernel = [a.clone(), c.clone(), d.clone(), b.clone()];
+        let partial = "PARTIAL: raw:OUTPUT: statistic was not observed".to_owned();
+        assert!(same(&kernel, &[c.clone(), partial, a.clone(), b.clone()]));
+        assert!(!same(&kernel, &[c, a, b]));
     }
 
     #[test]

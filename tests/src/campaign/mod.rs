@@ -53,6 +53,8 @@ pub struct Outcome {
     pub identical: u64,
     /// Lines of the kernel's that had their partner.
     pub steps: usize,
+    /// Traversals that tracer has not told of, and has counted as lost.
+    pub lost: u64,
     /// Why traversals were partial, with how many.
     pub partial: BTreeMap<String, usize>,
 }
@@ -106,11 +108,12 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
         }
         let seconds = started.elapsed().as_secs_f32();
         match trial.comparison {
-            Comparison::Identical { steps } => {
+            Comparison::Identical { steps, lost } => {
                 outcome.identical += 1;
                 outcome.steps += steps;
+                outcome.lost += lost;
                 eprintln!(
-                    "ruleset {index}: identical, {steps} steps, {} rules, {seconds:.1} s",
+                    "ruleset {index}: identical, {steps} steps, {lost} traversals lost, {} rules, {seconds:.1} s",
                     ruleset.len()
                 );
             }
@@ -177,7 +180,12 @@ fn trial(observer: &mut Observer, ruleset: &Ruleset, packets_seed: u64) -> Resul
     told("both ended");
     drop(network);
     told("network gone");
-    let comparison = compare::compare(&accounts.kernel, accounts.kernel_len, &accounts.tracer);
+    let comparison = compare::compare(
+        &accounts.kernel,
+        accounts.kernel_len,
+        &accounts.tracer,
+        accounts.losses,
+    );
     Ok(Trial { accounts, comparison })
 }
 

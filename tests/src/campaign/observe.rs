@@ -23,6 +23,9 @@ const ERRORS: &str = "/tmp/oracle-tracer.err";
 /// OUTPUT logs at least one line for each.
 const FIRST: u16 = 64001;
 const LAST: u16 = 64002;
+/// Lines that are shown where the kernel logged too much.
+const LAST_LOGGED: usize = 24;
+
 /// A datagram before them, and one after them.
 const READY: u16 = 64000;
 const END: u16 = 64003;
@@ -34,6 +37,8 @@ pub(super) struct Observer {
     tracer: Running,
     output: File,
     printed: String,
+    /// What tracer had counted as lost when it was last asked.
+    losses: u64,
 }
 
 /// What both sides said of one ruleset.
@@ -44,6 +49,8 @@ pub(super) struct Accounts {
     pub(super) kernel_len: usize,
     /// tracer's lines.
     pub(super) tracer: Vec<String>,
+    /// Traversals that tracer has counted as lost meanwhile.
+    pub(super) losses: u64,
 }
 
 impl Observer {
@@ -65,6 +72,7 @@ impl Observer {
             tracer,
             output: File::open(OUTPUT).with_context(|| format!("failed to open: {OUTPUT}"))?,
             printed: String::new(),
+            losses: 0,
         };
         wait::until("tracer to be ready", || {
             observer.still_there()?;
@@ -109,12 +117,20 @@ impl Observer {
 
     /// Takes what has come; often enough that the kernel's buffer does not wrap around.
     pub(super) fn read(&mut self) -> Result<()> {
-        self.kernel.extend(
-            self.log
-                .read()?
-                .into_iter()
-                .filter(|line| line.starts_with("TRACE: ")),
-        );
+        let mut logged = Vec::new();
+        let is_whole = self.log.read_into(&mut logged)?;
+        if !is_whole {
+            self.log.read_into(&mut logged)?;
+        }
+        logged.retain(|line| line.starts_with("TRACE: "));
+        self.kernel.append(&mut logged);
+        if !is_whole {
+            let last = self.kernel.iter().rev().take(LAST_LOGGED).rev().cloned();
+            bail!(
+                "the kernel logged more than its buffer holds, at last:\n{}",
+                last.collect::<Vec<_>>().join("\n")
+            );
+        }
         self.output
             .read_to_string(&mut self.printed)
             .with_context(|| format!("failed to read: {OUTPUT}"))?;
@@ -131,17 +147,40 @@ impl Observer {
         let kernel_len = place(&self.kernel, LAST)? - first;
         tracer.truncate(place(&tracer, END)?);
         tracer.drain(..place(&tracer, FIRST)?);
+        let losses = self.losses()?;
+        let before = std::mem::replace(&mut self.losses, losses);
         Ok(Accounts {
             kernel: self.kernel.split_off(first),
             kernel_len,
             tracer,
+            losses: losses.saturating_sub(before),
         })
+    }
+
+    /// Asks tracer how many traversals it has lost so far.
+    fn losses(&mut self) -> Result<u64> {
+        /// What the last line of each answer begins with.
+        const LAST_LINE: &str = "probes: ";
+        let told = |text: &str| text.lines().filter(|line| line.starts_with(LAST_LINE)).count();
+        let before = told(&words());
+        kill(self.pid()?, Signal::SIGUSR1).context("failed to ask tracer")?;
+        wait::until("tracer to tell its losses", || {
+            self.still_there()?;
+            Ok(told(&words()) > before)
+        })?;
+        let text = words();
+        let answer = text.rfind(" traversals shown").map_or("", |at| &text[at..]);
+        Ok(losses_in(answer))
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        let pid = i32::try_from(self.tracer.0.id()).context("failed to read process id")?;
+        Ok(Pid::from_raw(pid))
     }
 
     /// Ends tracer; what it says at the end.
     pub(super) fn stop(mut self) -> Result<String> {
-        let pid = i32::try_from(self.tracer.0.id()).context("failed to read process id")?;
-        kill(Pid::from_raw(pid), Signal::SIGINT).context("failed to stop tracer")?;
+        kill(self.pid()?, Signal::SIGINT).context("failed to stop tracer")?;
         let process = &mut self.tracer.0;
         let mut status = None;
         wait::until("tracer to end", || {
@@ -167,6 +206,36 @@ fn is_marker(line: &str, port: u16) -> bool {
     line.contains(&format!(" SPT={port} DPT={port} "))
 }
 
+/// Traversals that an answer of tracer's says are lost. A return that was not seen is a run that was skipped, where the
+/// kernel counts these.
+fn losses_in(answer: &str) -> u64 {
+    let skips_counted = !answer.contains("does not count probe runs");
+    let lost = answer.lines().filter(|line| {
+        line.contains("traversals not s")
+            && !line.contains("left out to keep a limit")
+            && !(skips_counted && line.contains("return not seen"))
+    });
+    lost.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+        .sum()
+}
+
 fn words() -> String {
     fs::read_to_string(ERRORS).unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_read_from_the_summary() {
+        let text = " shown; lost:\n         4  return not seen: traversals not shown\n         \
+                    3  end of a packet not seen: noticed when its address was used again\n         \
+                    5  probe runs skipped by the kernel: traversals not seen\n";
+        assert_eq!(losses_in(text), 5);
+        let text = " shown; lost: (this kernel does not count probe runs that it skips)\n         \
+                    4  return not seen: traversals not shown\n";
+        assert_eq!(losses_in(text), 4);
+        assert_eq!(losses_in(" shown, nothing lost\n"), 0);
+    }
 }

@@ -8,6 +8,9 @@ use super::observe::Accounts;
 /// Lines of a packet shown before those that differ are cut.
 const LINES_MAX: usize = 60;
 
+/// Lines of the kernel's without a partner that are shown.
+const UNEXCUSED_MAX: usize = 12;
+
 /// How to see a ruleset again.
 pub(super) fn rerun(seed: u64, index: u64) -> String {
     let kernel = std::env::var("TRACER_TEST_SERIES").unwrap_or_else(|_| "SERIES".to_owned());
@@ -18,18 +21,27 @@ pub(super) fn rerun(seed: u64, index: u64) -> String {
 
 /// The lines around the place at which the two sides differ.
 pub(super) fn difference(accounts: &Accounts, comparison: &Comparison) -> String {
-    let Comparison::Different { kernel, tracer } = *comparison else {
+    let Comparison::Different {
+        kernel: unexcused,
+        tracer: unfound,
+    } = comparison
+    else {
         return String::new();
     };
+    let (kernel, tracer) = (unexcused.first().copied(), unfound.first().copied());
     let (kernel_line, tracer_line) = (
         kernel.and_then(|place| accounts.kernel.get(place)),
         tracer.and_then(|place| accounts.tracer.get(place)),
     );
     let mut text = format!(
-        "kernel line without partner:  {}\ntracer's traversal not found: {}\n",
+        "kernel line without partner:  {}\ntracer's traversal not found: {}\nwithout partner, {}:\n",
         kernel_line.map_or("none", String::as_str),
-        tracer_line.map_or("none", String::as_str)
+        tracer_line.map_or("none", String::as_str),
+        unexcused.len()
     );
+    for place in unexcused.iter().take(UNEXCUSED_MAX) {
+        text += &format!("  {}\n", accounts.kernel[*place]);
+    }
     let Some(packet) = tracer_line.or(kernel_line).map(|line| compare::packet(line)) else {
         return text;
     };
