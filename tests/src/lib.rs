@@ -16,7 +16,7 @@ pub mod neighbours;
 pub mod netns;
 pub mod node;
 pub mod oracle;
-pub mod random;
+pub mod processors;
 pub mod ruleset;
 pub mod scenarios;
 pub mod terminal;

@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// Print rulesets and all lines
     #[arg(long)]
     verbose: bool,
+    /// Have tracer hold its paths against the kernel's own steps too, with --backend legacy
+    #[arg(long)]
+    verify: bool,
 }
 
 /// As many as `cargo xtask test` runs on each kernel.
@@ -79,6 +82,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     }
     job.argv.extend(args.shrink.then(|| "--shrink".into()));
     job.argv.extend(args.verbose.then(|| "--verbose".into()));
+    job.argv.extend(args.verify.then(|| "--verify".into()));
     let lab = Lab::open(Workspace::find()?, &[args.kernel])?;
     let kernel = lab
         .kernels()

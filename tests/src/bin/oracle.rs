@@ -27,6 +27,9 @@ struct Cli {
     /// Print rulesets and all lines
     #[arg(long)]
     verbose: bool,
+    /// Hold paths against the kernel's own steps too
+    #[arg(long)]
+    verify: bool,
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         only: cli.only,
         shrink: cli.shrink,
         verbose: cli.verbose,
+        verify: cli.verify,
     };
     let outcome = match cli.backend.as_str() {
         "iptables-nft" => nft::run(&campaign, Tools::Iptables),
@@ -53,19 +57,7 @@ fn main() -> ExitCode {
     for (reason, count) in &outcome.partial {
         println!("partial, {count}: {reason}");
     }
-    if outcome.lost > 0 {
-        println!(
-            "lost, {}: traversals that tracer did not tell of, and counted as lost",
-            outcome.lost
-        );
-    }
-    println!(
-        "{} of {} rulesets identical, {} steps, {} partial",
-        outcome.identical,
-        outcome.tried,
-        outcome.steps,
-        outcome.partial.values().sum::<usize>()
-    );
+    println!("{outcome}");
     if outcome.identical == outcome.tried && outcome.tried > 0 {
         ExitCode::SUCCESS
     } else {

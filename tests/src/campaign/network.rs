@@ -6,6 +6,8 @@
 //! fd00:1::2      fd00:1::1   fd00:2::1  fd00:2::2
 //! ```
 //!
+//! The node's device `right` may be a bridge with the link as its port; then bridged packets pass the tables too.
+//!
 //! Neighbours are known to each other from the start, so that no rule can keep them from meeting.
 
 use std::fs;
@@ -23,6 +25,18 @@ pub const NODE: &str = "oracle-node";
 pub const LEFT_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 1, 1], [2, 0, 0, 0, 1, 2]];
 /// The same on the other side.
 pub const RIGHT_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 2, 1], [2, 0, 0, 0, 2, 2]];
+
+/// The port of the node's bridge.
+const PORT: &str = "port";
+
+/// What the node's device `right` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// The end of the link itself.
+    Link,
+    /// A bridge with the link as its port.
+    Bridge,
+}
 
 /// The three namespaces.
 #[derive(Debug)]
@@ -54,7 +68,11 @@ impl Network {
     /// # Errors
     ///
     /// When the tools or the kernel refuse.
-    pub fn new() -> Result<Self> {
+    pub fn new(right: Right) -> Result<Self> {
+        let bridged = right == Right::Bridge;
+        if bridged {
+            command::run("modprobe -a bridge br_netfilter")?;
+        }
         let [node, left, right] = [NODE, "oracle-left", "oracle-right"].map(Namespace::new);
         let network = Self {
             node: node?,
@@ -75,9 +93,10 @@ impl Network {
             })?;
         }
         let mut links = String::new();
+        let right_link = if bridged { PORT } else { "right" };
         for (side, peer, [near, far]) in [
             ("left", network.left.name(), LEFT_MACS),
-            ("right", network.right.name(), RIGHT_MACS),
+            (right_link, network.right.name(), RIGHT_MACS),
         ] {
             links += &format!(
                 "link add {side} netns {NODE} address {} type veth peer name eth0 netns {peer} address {}\n",
@@ -85,7 +104,17 @@ impl Network {
                 mac(far)
             );
         }
+        if bridged {
+            links += &format!(
+                "link add right netns {NODE} address {} type bridge mcast_snooping 0\n",
+                mac(RIGHT_MACS[0])
+            );
+        }
         command::run_with("ip -batch -", &links)?;
+        if bridged {
+            let enslave = format!("link set {PORT} master right\nlink set {PORT} up\n");
+            command::run_with(&format!("ip -n {NODE} -batch -"), &enslave)?;
+        }
         batch(
             &network.node,
             &[("left", 1, 1, LEFT_MACS[1]), ("right", 2, 1, RIGHT_MACS[1])],

@@ -55,7 +55,7 @@ pub(super) struct Accounts {
 
 impl Observer {
     /// Starts tracer, and waits until it is ready.
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(verify: bool) -> Result<Self> {
         // A ready file that is left over would be taken for the new one.
         drop(fs::remove_file(READY_FILE));
         let created = |path: &str| File::create(path).with_context(|| format!("failed to create: {path}"));
@@ -63,6 +63,7 @@ impl Observer {
         command
             .args(["trace", "--format", "log", "--ring-kib", "16384"])
             .args(["--ready-file", READY_FILE])
+            .args(verify.then_some("--verify"))
             .stdout(created(OUTPUT)?)
             .stderr(created(ERRORS)?);
         let tracer = Running(command.spawn().context("failed to start: tracer")?);

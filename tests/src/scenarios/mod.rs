@@ -1,6 +1,7 @@
 //! The tests that run in every guest. A scenario is a function that gets a fresh network namespace.
 
 mod calico;
+mod campaigns;
 mod concurrency;
 mod connections;
 mod ends;
@@ -16,7 +17,6 @@ mod nodes;
 mod oracle;
 mod pages;
 mod places;
-mod random;
 mod recordings;
 mod replacement;
 mod rules;
@@ -44,7 +44,7 @@ pub fn all() -> Vec<Trial> {
         rules::trials(),
         oracle::trials(),
         pages::trials(),
-        random::trials(),
+        campaigns::trials(),
         nested::trials(),
         verify::trials(),
         follow::trials(),

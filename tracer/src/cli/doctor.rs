@@ -7,9 +7,10 @@ use anstyle::{AnsiColor, Style};
 use anyhow::Context as _;
 
 use super::exit::{Exit, Failure};
+use crate::kernel::attach::Attached;
 use crate::kernel::machine::Machine;
 use crate::kernel::preflight::{self, Families, Finding, Outcome, Report};
-use crate::kernel::probes::Place;
+use crate::kernel::probes::{Place, Probe};
 use crate::netns::Netns;
 use crate::nftables::source;
 
@@ -25,6 +26,7 @@ const BOLD: Style = Style::new().bold();
 /// If standard output cannot be written.
 pub fn run(machine: &Machine) -> Result<Exit, Failure> {
     let mut report = preflight::check(machine, Families::ALL);
+    report.findings.extend(returns(&report));
     report.findings.extend(not_followed(&report));
     match print(&report, &mut anstream::stdout().lock()) {
         // Whoever closed the pipe has read enough.
@@ -33,6 +35,41 @@ pub fn run(machine: &Machine) -> Result<Exit, Failure> {
         }
         _ => Ok(report.first_obstacle().map_or(Exit::Done, Exit::from)),
     }
+}
+
+/// How the returns of functions are seen that no trampoline is on, where they are understood.
+fn returns(report: &Report) -> Option<Finding> {
+    if report.first_obstacle().is_some() {
+        return None;
+    }
+    let by_kprobe = |probe: &&Probe| probe.form() == Probe::AT_RETURNS && probe.place.is_found();
+    let probes = report.probes.iter().filter(by_kprobe);
+    let functions: Vec<&str> = probes.map(|probe| probe.function).collect();
+    if functions.is_empty() {
+        return None;
+    }
+    let (offsets, btf) = (report.resolved.as_ref()?.offsets, report.btf.clone()?);
+    let unknown = Attached::return_probes(offsets, btf, &functions).ok()?;
+    let (seen, outcome) = if unknown.is_empty() {
+        ("where the code of these functions returns", Outcome::Ok)
+    } else {
+        let why: Vec<String> = unknown
+            .iter()
+            .map(|probe| format!("{}: {}", probe.function, probe.cause))
+            .collect();
+        let meaning = format!(
+            "a packet that REJECT or TEE sends within a table may be missed, and is counted: {}",
+            why.join("; ")
+        );
+        let hint =
+            "end other tools that probe the kernel: `cat /sys/kernel/debug/kprobes/list` lists probes".into();
+        ("by return probes", Outcome::Warn { meaning, hint })
+    };
+    Some(Finding {
+        name: "returns",
+        seen: format!("{seen}: {}", functions.join(", ")),
+        outcome,
+    })
 }
 
 /// Tables of nf_tables in this network namespace that packets pass unseen. Only asked for where nf_tables is loaded, and
@@ -150,14 +187,14 @@ probes and where they go
 - kprobe          xt_replace_table       not in this kernel, not needed
 ! kretprobe       xt_find_table_lock     not found
 ! kprobe          xt_find_table_lock     not found
-! kretprobe       ipt_do_table           not found
+! kprobe, return  ipt_do_table           not found
 ! kprobe          ipt_do_table           not found
-! kretprobe       ip6t_do_table          not found
+! kprobe, return  ip6t_do_table          not found
 ! kprobe          ip6t_do_table          not found
 ! kretprobe       nf_tables_commit       not found
 ! kprobe          nf_tables_commit       not found
 ! kprobe          __nft_trace_packet     not found
-! kretprobe       nft_do_chain           not found
+! kprobe, return  nft_do_chain           not found
 ! kprobe          nft_do_chain           not found
 
 this node cannot be traced: not permitted: tracing needs root, and this process lacks CAP_BPF

@@ -489,6 +489,43 @@ impl Attached {
         }
     }
 
+    /// Those of `functions` that return probes have to do for, and why. Nothing is attached.
+    ///
+    /// # Errors
+    /// The kernel does not take the maps.
+    pub fn return_probes(
+        offsets: Offsets,
+        btf: KernelBtf,
+        functions: &[&str],
+    ) -> Result<Vec<ReturnProbe>, AttachError> {
+        let mut attached = Self::load(&Plan {
+            offsets,
+            btf,
+            preempted: true,
+            filter: Filter::EVERYTHING,
+            families: Families {
+                ipv4: false,
+                ipv6: false,
+            },
+            nftables: false,
+            absent: Vec::new(),
+            skips_counted: false,
+            witness: None,
+            guarded: false,
+            wake_at_bytes: 1,
+            ring_bytes: 4096,
+        })?;
+        let Self { returns, ebpf, .. } = &mut attached;
+        returns.look(ebpf, functions.iter().copied());
+        let unknown = functions.iter().filter_map(|function| {
+            Some(ReturnProbe {
+                function: (*function).to_owned(),
+                cause: returns.of(function).err()?,
+            })
+        });
+        Ok(unknown.collect())
+    }
+
     fn keep(&mut self, purpose: Purpose, at_entry: bool, held: impl IntoIterator<Item = Held>) {
         let link = |held| Link {
             at_entry,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::KernelBtf;
 use super::btf::Btf;
+use super::returns;
 use super::symbols::Symbol;
 use crate::traversal::Family;
 
@@ -61,6 +62,8 @@ pub struct Probe {
     pub kind: Kind,
     /// The function or tracepoint.
     pub function: &'static str,
+    /// Name of its program.
+    pub program: &'static str,
     /// What it is for.
     pub purpose: Purpose,
     /// Whether a kernel may lack the function.
@@ -73,6 +76,9 @@ pub struct Probe {
 }
 
 impl Probe {
+    /// The form of kprobes at the instructions that return.
+    pub const AT_RETURNS: &str = "kprobe, return";
+
     /// What the probe is called in the form that this kernel is expected to take.
     #[must_use]
     pub fn form(&self) -> &'static str {
@@ -81,6 +87,7 @@ impl Probe {
             (Kind::Entry, true) => "fentry",
             (Kind::Return, true) => "fexit",
             (Kind::Entry, false) => "kprobe",
+            (Kind::Return, false) if returns::program_for(self.program).is_some() => Self::AT_RETURNS,
             (Kind::Return, false) => "kretprobe",
         }
     }
@@ -259,6 +266,7 @@ pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>) -> Vec<Probe> {
             Probe {
                 kind: program.kind,
                 function: program.function,
+                program: program.name,
                 purpose: program.purpose,
                 optional: program.optional,
                 described: program.kind != Kind::RawTracepoint

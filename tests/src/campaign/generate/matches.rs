@@ -406,8 +406,13 @@ const CHOICES: &[(Where, &str, &str)] = &[
     ),
     (
         Any,
-        "-m physdev ~--physdev-in eth+",
+        "-m physdev ~--physdev-in port",
         "-m physdev ~--physdev-is-in",
+    ),
+    (
+        Any,
+        "-m physdev ~--physdev-in eth+",
+        "-m physdev ~--physdev-in p+ ~--physdev-is-in",
     ),
     (
         Hooks(IN_HOOKS),

@@ -184,6 +184,20 @@ const CHOICES: &[Choice] = &[
         "HMARK --hmark-tuple src,dst --hmark-mod 4 --hmark-offset 8 --hmark-rnd 1",
     ),
     (
+        Hooks("mangle", DNAT_HOOKS),
+        None,
+        false,
+        "MARK --set-mark 0x2",
+        "DNPT --src-pfx fd00:1::/64 --dst-pfx fd00:2::/64",
+    ),
+    (
+        Hooks("mangle", SNAT_HOOKS),
+        None,
+        false,
+        "CONNMARK --set-mark 0x3",
+        "SNPT --src-pfx fd00:2::/64 --dst-pfx fd00:1::/64",
+    ),
+    (
         Hooks("mangle", &["PREROUTING"]),
         TCP,
         true,

@@ -22,7 +22,7 @@ use serde_json::Value;
 use self::compare::Account;
 use self::monitor::{Monitor, Overflow};
 use self::numbers::Numbers;
-use super::network::Network;
+use super::network::{Network, Right};
 use super::rules::{Family, Ruleset};
 use super::traffic::Overlong;
 use super::{Campaign, Outcome, generate, seeds, traffic};
@@ -243,7 +243,7 @@ fn whole_trial(
 }
 
 fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose: bool) -> Result<Account> {
-    let network = Network::new()?;
+    let network = Network::new(Right::Link)?;
     let (mut monitor, numbers, netns) = network.node.enter(|| {
         command::run_with("nft -f -", TRACE_RULES)?;
         rules.load()?;

@@ -1,0 +1,48 @@
+//! Random rulesets and packets, a campaign of `cargo xtask oracle` in small, with a seed that nobody has seen.
+
+use std::env;
+use std::hash::{BuildHasher as _, RandomState};
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::{Failed, Trial};
+
+use crate::campaign::{self, Campaign, Outcome};
+use crate::processors::OneProcessor;
+
+/// Rulesets for legacy tables.
+const LEGACY: u64 = 50;
+
+pub(super) fn trials() -> Vec<Trial> {
+    // In the machine's own network namespace: the kernel's log is set up there.
+    vec![Trial::test("campaigns::legacy", || {
+        legacy().map_err(|error| Failed::from(format!("{error:#}")))
+    })]
+}
+
+fn legacy() -> Result<()> {
+    let _alone = OneProcessor::new()?;
+    judged("legacy", LEGACY, campaign::run)
+}
+
+/// Runs a campaign, which prints what differs.
+fn judged(backend: &str, rulesets: u64, run: impl FnOnce(&Campaign) -> Result<Outcome>) -> Result<()> {
+    let seed = match env::var("TRACER_TEST_SEED") {
+        Ok(seed) => seed.parse().context("failed to read: TRACER_TEST_SEED")?,
+        // Small enough to be typed.
+        Err(_) => RandomState::new().hash_one(0) % 1_000_000_000,
+    };
+    let outcome = run(&Campaign {
+        seed,
+        rulesets,
+        only: None,
+        shrink: false,
+        verbose: false,
+        verify: false,
+    })?;
+    println!("{backend}, seed {seed}: {outcome}");
+    ensure!(
+        outcome.tried > 0 && outcome.identical == outcome.tried,
+        "{backend}, --seed {seed}: {outcome}, see above"
+    );
+    Ok(())
+}
