@@ -52,14 +52,17 @@ pub struct Network {
 /// Settings of the node. Its peers forward nothing: a copy that TEE sends them would come back, to be copied again.
 const NODE_SETTINGS: [(&str, &str); 2] = [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
 
-/// Settings of every namespace, before it has devices.
-const SETTINGS: [(&str, &str); 6] = [
+/// Settings of every namespace, before it has devices. Reports of multicast listeners stay out of it: they loop back, and
+/// where a rule copies what comes in and another makes its hop limit larger, the kernel never ends.
+const SETTINGS: [(&str, &str); 8] = [
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
     ("ipv4/icmp_ratelimit", "0"),
     ("ipv6/conf/default/accept_dad", "0"),
     ("ipv6/conf/default/router_solicitations", "0"),
     ("ipv6/icmp/ratelimit", "0"),
+    ("ipv6/conf/default/mldv1_unsolicited_report_interval", "100000000"),
+    ("ipv6/conf/default/mldv2_unsolicited_report_interval", "100000000"),
 ];
 
 impl Network {

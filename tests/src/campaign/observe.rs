@@ -1,5 +1,6 @@
 //! Both accounts of what happened: the kernel's log and tracer's output.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::net::UdpSocket;
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::compare;
 use super::network::Network;
 use crate::command::Running;
 use crate::kmsg;
@@ -23,8 +25,8 @@ const ERRORS: &str = "/tmp/oracle-tracer.err";
 /// OUTPUT logs at least one line for each.
 const FIRST: u16 = 64001;
 const LAST: u16 = 64002;
-/// Lines that are shown where the kernel logged too much.
-const LAST_LOGGED: usize = 24;
+/// Packets that are shown where the kernel logged too much.
+const MOST_LOGGED: usize = 4;
 
 /// A datagram before them, and one after them.
 const READY: u16 = 64000;
@@ -126,10 +128,9 @@ impl Observer {
         logged.retain(|line| line.starts_with("TRACE: "));
         self.kernel.append(&mut logged);
         if !is_whole {
-            let last = self.kernel.iter().rev().take(LAST_LOGGED).rev().cloned();
             bail!(
-                "the kernel logged more than its buffer holds, at last:\n{}",
-                last.collect::<Vec<_>>().join("\n")
+                "the kernel logged more than its buffer holds, most of it of\n{}",
+                most_logged(&self.kernel).join("\n")
             );
         }
         self.output
@@ -218,6 +219,20 @@ fn losses_in(answer: &str) -> u64 {
     });
     lost.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok())
         .sum()
+}
+
+/// The packets with the most lines, with how many.
+fn most_logged(lines: &[String]) -> Vec<String> {
+    let mut counts = BTreeMap::<_, usize>::new();
+    for line in lines {
+        *counts.entry(compare::packet(line)).or_default() += 1;
+    }
+    let mut most: Vec<_> = counts.into_iter().collect();
+    most.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    most.truncate(MOST_LOGGED);
+    most.iter()
+        .map(|(packet, count)| format!("  {count} lines: {}", packet.join(" ")))
+        .collect()
 }
 
 fn words() -> String {

@@ -5,7 +5,7 @@
 //! with it, however it ends.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap as StdHashMap},
     num::NonZeroU64,
     os::fd::{AsFd as _, AsRawFd, RawFd},
     sync::Arc,
@@ -33,6 +33,7 @@ use super::{
     KernelBtf,
     commits::{Commits, Committed},
     link,
+    missed::Kprobes,
     preflight::Families,
     probes::{Kind, PROGRAMS, Program, Purpose},
     returns::{self, NotFound, Returns},
@@ -211,6 +212,8 @@ pub struct Attached {
     links: Vec<Link>,
     trampolines: Option<Trampolines>,
     returns: Returns,
+    /// Where the kernel counts the runs that it skips, where it does not tell them.
+    kprobes: Option<Kprobes>,
     /// Functions that return probes have to do for, and why.
     return_probes: Vec<ReturnProbe>,
     /// Whether traversals are seen by trampolines.
@@ -281,6 +284,8 @@ enum Held {
         link: KprobeLink,
         /// Which may have other links too.
         program: &'static str,
+        /// Where it is, where that is known.
+        address: Option<u64>,
     },
     RawTracepoint {
         _link: RawTracePointLink,
@@ -288,9 +293,27 @@ enum Held {
     },
 }
 
+impl Held {
+    /// A kprobe, of which the address is known.
+    fn at(self, known: Option<u64>) -> Self {
+        match self {
+            Self::Kprobe { link, program, .. } => Self::Kprobe {
+                link,
+                program,
+                address: known,
+            },
+            other => other,
+        }
+    }
+}
+
+/// Bytes from the beginning of a function to the kprobe at its entry, at most (`endbr64`).
+const ENTRY_LEN_MAX: u64 = 4;
+
 impl Link {
-    /// How often the kernel did not run the program; `None` where it does not say.
-    fn missed(&self, skips_counted: bool) -> Option<u64> {
+    /// How often the kernel did not run the program; `None` where it does not say, and does not have it in `counted`
+    /// either.
+    fn missed(&self, skips_counted: bool, counted: Option<&StdHashMap<u64, u64>>) -> Option<u64> {
         match &self.held {
             Held::Trampoline(trampoline) => trampoline.missed().ok(),
             Held::RawTracepoint { program, .. } => trampoline::missed(program.as_fd()).ok(),
@@ -298,7 +321,12 @@ impl Link {
                 link: KprobeLink::Link { id, .. },
                 ..
             } if skips_counted => link::missed(*id).ok(),
-            Held::Kprobe { .. } => None,
+            Held::Kprobe { address, .. } => {
+                let (counted, address) = (counted?, (*address)?);
+                let entry_len_max = if self.at_entry { ENTRY_LEN_MAX } else { 0 };
+                let mut places = address..=address + entry_len_max;
+                places.find_map(|place| counted.get(&place).copied())
+            }
         }
     }
 }
@@ -416,6 +444,7 @@ impl Attached {
                 Trampolines::new(object, &ebpf, plan.btf.clone())
             },
             returns: Returns::default(),
+            kprobes: None,
             return_probes: Vec::new(),
             slotted,
             owners: take_map(&mut ebpf, OWNERS)?,
@@ -465,6 +494,9 @@ impl Attached {
         let programs = plan.programs(wanted).filter(at_instructions);
         let functions = programs.map(|program| program.function);
         self.returns.look(&mut self.ebpf, functions);
+        if !plan.skips_counted && !self.slotted {
+            self.kprobes = Kprobes::find(&plan.btf);
+        }
     }
 
     /// The loaded object, for whoever has a use for its parts that tracing has not.
@@ -570,7 +602,8 @@ impl Attached {
             (Err(_), _) => {}
         }
         let held = if is_entry {
-            vec![self.attach_kprobe(name, function, 0)?]
+            let held = self.attach_kprobe(name, function, 0)?;
+            vec![held.at(self.returns.start_of(function))]
         } else {
             self.attach_return(name, function)?
         };
@@ -589,7 +622,10 @@ impl Attached {
             Ok(sites) => {
                 let held: Result<Vec<_>, _> = sites
                     .iter()
-                    .map(|site| self.attach_kprobe(program, &site.symbol, site.offset))
+                    .map(|site| {
+                        let held = self.attach_kprobe(program, &site.symbol, site.offset)?;
+                        Ok::<_, AttachError>(held.at(Some(site.address)))
+                    })
                     .collect();
                 if let Ok(held) = held {
                     return Ok(held);
@@ -653,6 +689,7 @@ impl Attached {
         Ok(Held::Kprobe {
             link: KprobeLink::new(link)?,
             program: name,
+            address: None,
         })
     }
 
@@ -677,6 +714,7 @@ impl Attached {
         let held = self.attach_return(leave, function)?;
         self.keep(Purpose::Extensions, false, held);
         let held = self.attach_kprobe("extension_enter", function, 0)?;
+        let held = held.at(self.returns.start_of(function));
         self.keep(Purpose::Extensions, true, [held]);
         Ok(())
     }
@@ -774,8 +812,9 @@ impl Attached {
         let mut skipped = Skipped::default();
         let mut programs = BTreeSet::new();
         let mut uncounted = false;
+        let counted = self.kprobes.and_then(|kprobes| kprobes.missed(&self.ebpf));
         for link in &self.links {
-            let mut missed = link.missed(self.skips_counted);
+            let mut missed = link.missed(self.skips_counted, counted.as_ref());
             if let Held::Kprobe { program, .. } = link.held
                 && programs.insert(program)
             {

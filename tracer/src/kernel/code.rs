@@ -1,4 +1,4 @@
-//! Reads the code of a function out of the running kernel. What is in the file of a module may have been patched when
+//! Reads the code of a function, and other memory, out of the running kernel. What is in the file of a module may have been patched when
 //! it was loaded; only what runs now is what a probe would meet.
 
 use std::num::NonZeroU64;
@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use aya::{
     Ebpf,
     maps::Array,
-    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use tracer_common::{CODE_CHUNK_LEN, CodeChunk};
 
@@ -15,31 +15,39 @@ use super::attach::AttachError;
 const PROGRAM: &str = "read_code";
 const MAP: &str = "CODE";
 
-/// Reads up to `len` bytes from `address` on; fewer where the kernel's memory ends before.
-///
-/// A program does it that the kernel runs for us (`BPF_PROG_TEST_RUN`, raw tracepoints have it since 5.10); it is
-/// attached to nothing.
-pub(super) fn read(ebpf: &mut Ebpf, address: NonZeroU64, len: u64) -> Result<Vec<u8>, AttachError> {
-    let load = |source| AttachError::Load {
+/// Loads the program that reads, once. It is attached to nothing: the kernel runs it for us (`BPF_PROG_TEST_RUN`, raw
+/// tracepoints have it since 5.10).
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), AttachError> {
+    let program = ebpf.program_mut(PROGRAM).ok_or(AttachError::NoObject)?;
+    let program: &mut RawTracePoint = program.try_into().map_err(failed)?;
+    if program.fd().is_err() {
+        program.load().map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn failed(source: ProgramError) -> AttachError {
+    AttachError::Load {
         program: PROGRAM,
         source,
-    };
+    }
+}
+
+/// Reads up to `len` bytes from `address` on; fewer where the kernel's memory ends before.
+pub(super) fn read(ebpf: &Ebpf, address: NonZeroU64, len: u64) -> Result<Vec<u8>, AttachError> {
+    let program = ebpf.program(PROGRAM).ok_or(AttachError::NoObject)?;
+    let program: &RawTracePoint = program.try_into().map_err(failed)?;
     let mut code = Vec::new();
     while (code.len() as u64) < len {
         let wanted = (len - code.len() as u64).min(CODE_CHUNK_LEN as u64);
         let mut options = RawTracePointRunOptions::default();
         options.args[..2].copy_from_slice(&[address.get() + code.len() as u64, wanted]);
-        let program = ebpf.program_mut(PROGRAM).ok_or(AttachError::NoObject)?;
-        let program: &mut RawTracePoint = program.try_into().map_err(load)?;
-        if program.fd().is_err() {
-            program.load().map_err(load)?;
-        }
-        program.test_run(options).map_err(load)?;
+        program.test_run(options).map_err(failed)?;
 
-        let failed = |source| AttachError::Map { name: MAP, source };
+        let unread = |source| AttachError::Map { name: MAP, source };
         let map = ebpf.map(MAP).ok_or(AttachError::NoObject)?;
-        let map: Array<_, [u8; size_of::<CodeChunk>()]> = Array::try_from(map).map_err(failed)?;
-        let chunk = map.get(&0, 0).map_err(failed)?;
+        let map: Array<_, [u8; size_of::<CodeChunk>()]> = Array::try_from(map).map_err(unread)?;
+        let chunk = map.get(&0, 0).map_err(unread)?;
         let (len, bytes) = chunk.split_at(8);
         if len != wanted.to_ne_bytes() {
             break;

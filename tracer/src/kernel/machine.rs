@@ -119,6 +119,16 @@ impl Machine {
         symbols::find(BufReader::with_capacity(256 << 10, file), wanted)
     }
 
+    /// The data `wanted` that the kernel has.
+    ///
+    /// # Errors
+    ///
+    /// If the symbol table cannot be read.
+    pub fn data(&self, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
+        let file = File::open(self.root.join("proc/kallsyms"))?;
+        symbols::find_data(BufReader::with_capacity(256 << 10, file), wanted)
+    }
+
     /// The functions `wanted` that the kernel has, with their lengths ([`symbols::find_with_len`]).
     ///
     /// # Errors

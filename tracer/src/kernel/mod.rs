@@ -9,6 +9,7 @@ pub mod devices;
 pub mod functions;
 mod link;
 pub mod machine;
+mod missed;
 mod nft_rules;
 pub mod obstacle;
 pub mod offsets;

@@ -89,6 +89,8 @@ pub(super) struct Site {
     pub(super) symbol: String,
     /// Where it begins, in bytes from that symbol.
     pub(super) offset: u64,
+    /// Its address.
+    pub(super) address: u64,
 }
 
 /// What is known of each function that was asked for.
@@ -98,6 +100,8 @@ type Found = HashMap<String, Result<Arc<[Site]>, NotFound>>;
 #[derive(Debug, Default)]
 pub(super) struct Returns {
     found: Found,
+    /// Where the functions begin, as far as that is known.
+    starts: HashMap<String, u64>,
 }
 
 impl Returns {
@@ -107,9 +111,14 @@ impl Returns {
             .filter(|function| !self.found.contains_key(*function))
             .collect();
         if !asked.is_empty() {
-            let found = look(ebpf, &asked);
+            let found = look(ebpf, &asked, &mut self.starts);
             self.found.extend(found);
         }
+    }
+
+    /// Where a function that was looked at begins.
+    pub(super) fn start_of(&self, function: &str) -> Option<u64> {
+        self.starts.get(function).copied()
     }
 
     /// Where a function returns.
@@ -119,7 +128,7 @@ impl Returns {
     }
 }
 
-fn look(ebpf: &mut Ebpf, functions: &BTreeSet<&str>) -> Found {
+fn look(ebpf: &mut Ebpf, functions: &BTreeSet<&str>, starts: &mut HashMap<String, u64>) -> Found {
     let plain = |function: &str| function.rsplit(':').next().unwrap_or_default().to_owned();
     let names: Vec<String> = functions
         .iter()
@@ -134,19 +143,21 @@ fn look(ebpf: &mut Ebpf, functions: &BTreeSet<&str>) -> Found {
     } else {
         Err(NotFound::Architecture)
     };
+    let symbols = code::load(ebpf).map_err(|_| NotFound::Unreadable).and(symbols);
     let mut found = Found::new();
     for function in functions {
         let symbols = symbols.as_ref().map_err(Clone::clone);
-        let sites = symbols.and_then(|symbols| sites(ebpf, symbols, function));
+        let sites = symbols.and_then(|symbols| sites(ebpf, symbols, function, starts));
         found.insert((*function).to_owned(), sites);
     }
     found
 }
 
 fn sites(
-    ebpf: &mut Ebpf,
+    ebpf: &Ebpf,
     symbols: &[(Symbol, Option<u64>)],
     function: &str,
+    starts: &mut HashMap<String, u64>,
 ) -> Result<Arc<[Site]>, NotFound> {
     let addresses = |names: &[&str]| -> Vec<u64> {
         let of_names = symbols
@@ -175,6 +186,9 @@ fn sites(
             _ => return Err(NotFound::NoAddress),
         };
         let address = symbol.address.ok_or(NotFound::NoAddress)?;
+        if needed {
+            starts.insert(function.to_owned(), address.get());
+        }
         let len = len.unwrap_or(CODE_LEN_MAX).min(CODE_LEN_MAX);
         let code = code::read(ebpf, address, len).map_err(|_| NotFound::Unreadable)?;
         let symbol = module.map_or_else(|| name.clone(), |module| format!("{module}:{name}"));
@@ -195,6 +209,7 @@ fn sites(
         Some(Site {
             symbol: symbol.clone(),
             offset: address - start,
+            address,
         })
     };
     found

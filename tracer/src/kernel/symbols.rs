@@ -33,6 +33,21 @@ pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> 
     Ok(found)
 }
 
+/// Finds the data `wanted`, as [`find`] does functions.
+///
+/// # Errors
+///
+/// If reading fails.
+pub fn find_data(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
+    let mut found = Vec::new();
+    for_each_line(kallsyms, |line| {
+        found.extend(parse_kinds(line, &["b", "B", "d", "D"], |name, _| {
+            wanted.contains(&name)
+        }));
+    })?;
+    Ok(found)
+}
+
 /// Finds the function that an address lies in: the last one that begins at or before it.
 ///
 /// # Errors
@@ -97,9 +112,13 @@ fn for_each_line(mut kallsyms: impl BufRead, mut take: impl FnMut(&str)) -> io::
 
 /// Reads `ffffffffc0a1b000 t ipt_do_table\t[ip_tables]`, if name and address are wanted.
 fn parse(line: &str, wanted: impl Fn(&str, u64) -> bool) -> Option<Symbol> {
+    parse_kinds(line, &["t", "T", "w", "W"], wanted)
+}
+
+fn parse_kinds(line: &str, kinds: &[&str], wanted: impl Fn(&str, u64) -> bool) -> Option<Symbol> {
     let mut words = line.split_ascii_whitespace();
     let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
-    if !matches!(kind, "t" | "T" | "w" | "W") {
+    if !kinds.contains(&kind) {
         return None;
     }
     let address = u64::from_str_radix(address, 16).ok()?;
@@ -141,6 +160,13 @@ ffffffffc0a1d000 T ipt_do_table_not\t[other]
                 module: Some("ip_tables".into()),
             }]
         );
+    }
+
+    #[test]
+    fn data_are_no_functions() {
+        let found = find_data(TEXT.as_bytes(), &["__tracepoint_kfree_skb", "consume_skb"]).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].name, "__tracepoint_kfree_skb");
     }
 
     #[test]

@@ -180,7 +180,10 @@ fn find(
     };
     let address = symbol.address.ok_or(Unavailable::NoAddress(function))?;
     let len = len.unwrap_or(CODE_LEN_MAX).min(CODE_LEN_MAX);
-    let code = Attached::load(plan).and_then(|mut attached| code::read(attached.ebpf(), address, len));
+    let code = Attached::load(plan).and_then(|mut attached| {
+        code::load(attached.ebpf())?;
+        code::read(attached.ebpf(), address, len)
+    });
     let code = code.map_err(|error| Unavailable::Code {
         function,
         source: Box::new(error),
