@@ -25,7 +25,7 @@ use fastrand::Rng;
 
 use self::compare::Comparison;
 use self::network::{Network, Right};
-use self::observe::{Accounts, Observer};
+use self::observe::{Accounts, Observer, Overrun};
 use self::rules::{Family, Ruleset};
 use self::traffic::Overlong;
 use crate::{command, ruleset, trace_log};
@@ -52,6 +52,8 @@ pub struct Campaign {
 pub struct Outcome {
     /// Rulesets tried.
     pub tried: u64,
+    /// Rulesets beyond these with which a packet goes round and round, so that no log holds it.
+    pub endless: u64,
     /// Rulesets without a difference.
     pub identical: u64,
     /// Lines of the kernel's that had their partner.
@@ -67,6 +69,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             tried,
+            endless,
             identical,
             steps,
             lost,
@@ -79,6 +82,9 @@ impl fmt::Display for Outcome {
         )?;
         if *lost > 0 {
             write!(f, ", {lost} traversals lost and counted")?;
+        }
+        if *endless > 0 {
+            write!(f, ", {endless} more in which packets went round without end")?;
         }
         Ok(())
     }
@@ -102,21 +108,27 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
     command::run("modprobe -a ip_tables ip6_tables")?;
     let mut observer = Observer::start(campaign.verify)?;
     let mut outcome = Outcome::default();
-    let indices = match campaign.only {
-        Some(index) => index..index + 1,
-        None => 0..campaign.rulesets,
-    };
-    for index in indices {
+    let mut indices = campaign.only.map_or(0..u64::MAX, |only| only..only + 1);
+    let rulesets = campaign.only.map_or(campaign.rulesets, |_| 1);
+    while outcome.tried < rulesets && outcome.endless <= rulesets {
+        let Some(index) = indices.next() else { break };
         let started = Instant::now();
-        outcome.tried += 1;
         let [rules_seed, packets_seed] = seeds(campaign.seed, index);
         let ruleset = generate::ruleset(&mut Rng::with_seed(rules_seed));
         if campaign.verbose {
             println!("{ruleset}");
         }
         let trial = match trial(&mut observer, &ruleset, packets_seed) {
-            Ok(trial) => trial,
+            Ok(trial) => {
+                outcome.tried += 1;
+                trial
+            }
             Err(error) => {
+                if error.is::<Overrun>() {
+                    outcome.endless += 1;
+                } else {
+                    outcome.tried += 1;
+                }
                 println!("ruleset {index}: {error:#}");
                 print!("{}", report::rerun(campaign.seed, index));
                 // Whatever went wrong, the next ruleset is not to suffer from it.

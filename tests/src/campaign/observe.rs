@@ -1,6 +1,7 @@
 //! Both accounts of what happened: the kernel's log and tracer's output.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::net::UdpSocket;
@@ -43,6 +44,20 @@ pub(super) struct Observer {
     losses: u64,
 }
 
+/// The kernel logged more than its buffer holds. Rules can send a packet round and round, as where what comes in is
+/// copied, and the copy is routed to the machine itself.
+#[derive(Debug)]
+pub(super) struct Overrun(Vec<String>);
+
+impl fmt::Display for Overrun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the kernel logged more than its buffer holds, most of it of")?;
+        self.0.iter().try_for_each(|packet| write!(f, "\n{packet}"))
+    }
+}
+
+impl std::error::Error for Overrun {}
+
 /// What both sides said of one ruleset.
 pub(super) struct Accounts {
     /// The kernel's `TRACE:` lines; there may be more after the last that must have a partner.
@@ -63,7 +78,7 @@ impl Observer {
         let created = |path: &str| File::create(path).with_context(|| format!("failed to create: {path}"));
         let mut command = Command::new("tracer");
         command
-            .args(["trace", "--format", "log", "--ring-kib", "16384"])
+            .args(["trace", "--format", "log", "--ring-kib", "65536"])
             .args(["--ready-file", READY_FILE])
             .args(verify.then_some("--verify"))
             .stdout(created(OUTPUT)?)
@@ -108,7 +123,7 @@ impl Observer {
             let seen = |mut lines: std::str::Lines<'_>| lines.any(|line| is_marker(line, port));
             Ok(self.kernel.iter().any(|line| is_marker(line, port)) && seen(self.printed.lines()))
         })
-        .with_context(|| format!("tracer says: {}", words()))
+        .with_context(|| format!("tracer says: {}", last_words()))
     }
 
     fn still_there(&mut self) -> Result<()> {
@@ -128,10 +143,7 @@ impl Observer {
         logged.retain(|line| line.starts_with("TRACE: "));
         self.kernel.append(&mut logged);
         if !is_whole {
-            bail!(
-                "the kernel logged more than its buffer holds, most of it of\n{}",
-                most_logged(&self.kernel).join("\n")
-            );
+            return Err(Overrun(most_logged(&self.kernel)).into());
         }
         self.output
             .read_to_string(&mut self.printed)
@@ -233,6 +245,13 @@ fn most_logged(lines: &[String]) -> Vec<String> {
     most.iter()
         .map(|(packet, count)| format!("  {count} lines: {}", packet.join(" ")))
         .collect()
+}
+
+/// The answer that tracer gave last, or all that it said.
+fn last_words() -> String {
+    let words = words();
+    let at = words.rfind("\nprobes: ").map_or(0, |at| at + 1);
+    words[at..].to_owned()
 }
 
 fn words() -> String {
