@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
 use super::trial;
+use crate::command::run;
 use crate::neighbours::{Family, LEFT, NODE, Neighbours};
 use crate::tracer::{Line, THIS_NETNS, Tracer};
 use crate::traffic::{Place, datagram, no_connection};
@@ -22,7 +23,21 @@ pub(super) fn trials() -> Vec<Trial> {
         }),
         trial("nested::tee_v4", || tee(Family::V4)),
         trial("nested::tee_v6", || tee(Family::V6)),
+        trial("nested::every_return_is_seen", every_return_is_seen),
     ]
+}
+
+/// No table is left to a return probe, which the kernel may have too few calls for.
+fn every_return_is_seen() -> Result<()> {
+    run("modprobe -a ip_tables ip6_tables")?;
+    let report = run("tracer doctor")?;
+    let kprobes = report.contains("kprobe, return  ipt_do_table");
+    let seen = report.contains("where the code of these functions returns: ipt_do_table, ip6t_do_table");
+    ensure!(
+        kprobes == seen && !report.contains("by return probes"),
+        "{report}"
+    );
+    Ok(())
 }
 
 /// The lines of one packet, and the step at which another packet's way lies within.
