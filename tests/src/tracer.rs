@@ -555,6 +555,7 @@ impl Line {
                 ("uid", number) => uid = Some(number.parse().ok()?),
                 ("gid", number) => gid = Some(number.parse().ok()?),
                 ("netns", number) => line.netns = Some(number.parse().ok()?),
+                ("physin" | "physout", _) => {}
                 _ => return None,
             }
         }

@@ -88,13 +88,15 @@ Formats:
           for Markdown
   pcapng  the packets with their path as comment, for Wireshark and tshark
   tables  one line for each table: time, #packet (the same number at each of its
-          tables), table:CHAIN, verdict, devices, the packet, len, ct (conntrack
-          state), mark (before>after where it changed), owner of the socket,
-          netns where it is not yours
+          tables), table:CHAIN, verdict, devices, the packet, len, physin and
+          physout (bridge ports), ct (conntrack state), mark (before>after where
+          it changed), owner of the socket, netns where it is not yours
   log     the lines that the kernel's TRACE target would log; what is not certain
           is in lines that begin with PARTIAL:
 
 tables and log show each table at once, the others a packet when its way is over.
+Behind a device stands in parentheses what has its other end, where this machine
+knows: a pod, a container, a namespace with a name.
 
 Expressions:
   As of tcpdump: host, net, port, portrange, proto with src or dst before them;

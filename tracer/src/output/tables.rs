@@ -115,6 +115,19 @@ mod tests {
     }
 
     #[test]
+    fn a_bridge_port_is_shown_with_who_has_its_other_end() {
+        let mut traversal = traversal(|_| ());
+        traversal.port_in = Some(crate::traversal::Device {
+            name: "veth1".into(),
+            ifindex: 3,
+            peer: Some("pod default/web-1".into()),
+        });
+        let line = render(&traversal, 1, "11:02:03.123456", &Homes::of([Some(7)]));
+        let line = anstream::adapter::strip_str(&line).to_string();
+        assert!(line.ends_with("len=40 physin=veth1 (pod default/web-1)"), "{line}");
+    }
+
+    #[test]
     fn what_changed_is_shown_with_before_and_after() {
         let line = rendered(|record| {
             record.mark_after = 0x4000;

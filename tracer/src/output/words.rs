@@ -20,7 +20,7 @@ const NUMBERS_MAX: usize = 100_000;
 const HEADERS_NEEDED: usize = 40;
 
 /// Appends what there is to say of a traversal beside its table and verdict, each part with a space before it:
-/// devices, the packet where it is given, its length, conntrack state, mark, owner, namespace, and in brackets
+/// devices, the packet where it is given, its length, bridge ports, conntrack state, mark, owner, namespace, and in brackets
 /// what may be wrong or missing.
 pub(super) fn details(to: &mut String, traversal: &Traversal, packet: Option<&Packet>, homes: &Homes) {
     // Writing to a string cannot fail.
@@ -35,6 +35,11 @@ pub(super) fn details(to: &mut String, traversal: &Traversal, packet: Option<&Pa
     }
     if let Some(packet) = packet {
         put(format_args!("{packet} len={}", traversal.packet_len));
+    }
+    for (key, port) in [("physin", &traversal.port_in), ("physout", &traversal.port_out)] {
+        if let Some(port) = port.as_ref().filter(|port| !port.name.is_empty()) {
+            put(format_args!("{key}={}", device(port)));
+        }
     }
     match traversal.conntrack {
         Conntrack::None | Conntrack::Orphaned => {}
