@@ -44,6 +44,9 @@ impl Stats {
     fn table(&self, rows_max: usize) -> String {
         let mut text = format!("{:>10}  dropped by, of {} packets\n", "packets", self.packets);
         let drops = self.tally.drops();
+        if drops.is_empty() {
+            text.push_str("            no rule, policy or other hook has dropped any\n");
+        }
         for (count, who) in drops.iter().take(rows_max) {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{count:>10}  {}", printable(&who.to_string()));

@@ -124,7 +124,10 @@ mod tests {
         });
         let line = render(&traversal, 1, "11:02:03.123456", &Homes::of([Some(7)]));
         let line = anstream::adapter::strip_str(&line).to_string();
-        assert!(line.ends_with("len=40 physin=veth1 (pod default/web-1)"), "{line}");
+        assert!(
+            line.ends_with("len=40 physin=veth1 (pod default/web-1)"),
+            "{line}"
+        );
     }
 
     #[test]
