@@ -81,6 +81,11 @@ fn fields<'a>(line: &'a str, names: &[&str]) -> Vec<&'a str> {
     packet.split_whitespace().filter(is_asked).collect()
 }
 
+/// What comes after the step.
+fn fields_of<'a>(line: &Line<'a>) -> Option<&'a str> {
+    line.text.splitn(3, ' ').nth(2)
+}
+
 fn table(line: &str) -> &str {
     line.strip_prefix("TRACE: ")
         .and_then(|line| line.split(':').next())
@@ -218,18 +223,20 @@ impl<'a> Left<'a> {
             self.remove(&places, traversal);
             return true;
         }
-        // It may be two, of which the first happened within the second: a copy, which was over first.
+        // It may be two, of which the first happened within the second: a copy, which was over first. After the rule that
+        // made it the second may have met no other, where a match dropped it; then they must differ in their fields.
         for at in 1..traversal.len() {
             let (first, second) = traversal.split_at(at);
             let Some(places) = self.find(first) else {
                 continue;
             };
             let from = places.first().copied();
+            let differ = fields_of(&first[0]) != fields_of(&second[0]);
             let (lines, ends, last) = (self.lines.clone(), self.ends.clone(), self.last_taken);
             self.remove(&places, first);
             if let Some(around) = self.find(second)
                 && around.first().copied() < from
-                && from < around.last().map(|last| last + 1)
+                && from < around.last().map(|last| last + 1 + usize::from(differ))
             {
                 self.remove(&around, second);
                 return true;
@@ -389,9 +396,13 @@ mod tests {
         let (tee, policy) = (line("mangle:OUTPUT:rule:1", 1), line("mangle:OUTPUT:policy:2", 1));
         let copy = format!("{tee}DF ");
         let kernel = [tee.clone(), copy.clone(), format!("{policy}DF "), policy.clone()];
-        let tracer = [copy, format!("{policy}DF "), tee.clone(), policy.clone()];
+        let tracer = [copy.clone(), format!("{policy}DF "), tee.clone(), policy.clone()];
         assert!(same(&kernel, &tracer));
         assert!(!same(&kernel, &[&tracer[2..], &tracer[..2]].concat()));
+        // The original is dropped by a match after the rule that copies, which is no line.
+        let kernel = [tee.clone(), copy.clone(), format!("{policy}DF ")];
+        let tracer = [copy.clone(), format!("{policy}DF "), tee.clone()];
+        assert!(same(&kernel, &tracer));
         let same_text = [tee.clone(), tee.clone(), policy.clone(), policy.clone()];
         assert!(same(
             &same_text,

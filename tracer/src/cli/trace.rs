@@ -922,7 +922,7 @@ pub(super) fn summary(done: &str, counts: &Counts) -> String {
     if counts.skipped.is_none() {
         text.push_str(" (this kernel does not count probe runs that it skips)");
     } else if counts.skips_uncounted {
-        text.push_str(" (of kprobes this kernel does not count the runs that it skips)");
+        text.push_str(" (of some kprobes this kernel does not tell the runs that it skips)");
     }
     text.push('\n');
     text.extend(losses);
