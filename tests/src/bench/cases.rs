@@ -72,12 +72,11 @@ impl Case {
 
     pub(super) fn measure(self, scene: &Scene, effort: Effort, found: Found<'_>) -> Result<()> {
         match self {
-            Self::NoRules => found(self.name(), scene.plain.measure(effort)?),
+            Self::NoRules => found(self.name(), scene.plain.measure_settled(effort)?),
             Self::Rules => {
                 scene.load_rules()?;
                 // The first packets in a fresh namespace take longer, for a while.
-                scene.load.measure(effort)?;
-                found(self.name(), scene.load.measure(effort)?);
+                found(self.name(), scene.load.measure_settled(effort)?);
             }
             Self::Detached => {
                 scene.load_rules()?;
