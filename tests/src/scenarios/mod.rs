@@ -17,6 +17,7 @@ mod nodes;
 mod oracle;
 mod pages;
 mod places;
+mod real;
 mod recordings;
 mod replacement;
 mod rules;
@@ -46,6 +47,7 @@ pub fn all() -> Vec<Trial> {
         pages::trials(),
         campaigns::trials(),
         nested::trials(),
+        real::trials(),
         verify::trials(),
         follow::trials(),
         filters::trials(),
