@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Kernel to measure on; all if there is none
     #[arg(long, value_name = "SERIES")]
     kernel: Vec<Series>,
-    /// Rules: small, nodeport, calico, kube-proxy-1000, kube-proxy-10000; all if there is none
+    /// Rules: small, small-nftables, nodeport, calico, kube-proxy-1000, kube-proxy-10000; all if there is none
     #[arg(long, value_name = "NAME")]
     ruleset: Vec<String>,
     /// Only these cases

@@ -5,6 +5,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeValLike as _;
 
+use tracer::nftables::key::TraceKey;
+
 use super::load::{Effort, step_aside};
 use super::rulesets::Scene;
 use crate::command;
@@ -18,6 +20,8 @@ pub enum Case {
     NoRules,
     /// The rules.
     Rules,
+    /// The kernel makes its trace calls of nf_tables, and nobody looks.
+    TraceKey,
     /// Tracer follows other packets.
     NoMatch,
     /// The same with a second source of steps.
@@ -40,9 +44,10 @@ const OTHER_PORT: u16 = 9;
 
 impl Case {
     /// All, in an order that makes sense: rules stay, once loaded.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::NoRules,
         Self::Rules,
+        Self::TraceKey,
         Self::NoMatch,
         Self::Verify,
         Self::Match,
@@ -56,6 +61,7 @@ impl Case {
         match self {
             Self::NoRules => "no-rules",
             Self::Rules => "rules",
+            Self::TraceKey => "trace-key",
             Self::NoMatch => "no-match",
             Self::Verify => "verify-no-match",
             Self::Match => "match",
@@ -77,6 +83,15 @@ impl Case {
                 scene.load_rules()?;
                 // The first packets in a fresh namespace take longer, for a while.
                 found(self.name(), scene.load.measure_settled(effort)?);
+            }
+            // Only nf_tables has such a key, and the other two are for legacy tables alone.
+            Self::TraceKey if !scene.nftables => {}
+            Self::Verify | Self::Trace if scene.nftables => {}
+            Self::TraceKey => {
+                scene.load_rules()?;
+                let key = TraceKey::turn().context("failed to turn on: trace calls")?;
+                found(self.name(), scene.load.measure(effort)?);
+                drop(key);
             }
             Self::Detached => {
                 scene.load_rules()?;

@@ -15,6 +15,8 @@ use crate::ruleset;
 pub enum Ruleset {
     /// Six rules a table, of which none matches: four traversals and ten calls of a match for each packet.
     Small,
+    /// The same in nf_tables, by `iptables-nft`.
+    SmallNftables,
     /// The published node with a `NodePort`.
     NodePort,
     /// A node of calico's.
@@ -35,6 +37,8 @@ pub enum Services {
 /// A namespace made ready for a ruleset.
 pub(super) struct Scene {
     rules: String,
+    /// Whether they are loaded into nf_tables.
+    pub(super) nftables: bool,
     /// Packets while there are no rules.
     pub(super) plain: Load,
     /// Packets that pass the rules.
@@ -52,8 +56,9 @@ const SERVICE_PORT: u16 = 7300;
 
 impl Ruleset {
     /// All.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Small,
+        Self::SmallNftables,
         Self::NodePort,
         Self::Calico,
         Self::KubeProxy(Services::Thousand),
@@ -65,6 +70,7 @@ impl Ruleset {
     pub fn name(self) -> &'static str {
         match self {
             Self::Small => "small",
+            Self::SmallNftables => "small-nftables",
             Self::NodePort => "nodeport",
             Self::Calico => "calico",
             Self::KubeProxy(Services::Thousand) => "kube-proxy-1000",
@@ -87,6 +93,7 @@ impl Ruleset {
         };
         let scene = |rules, load| Scene {
             rules,
+            nftables: self == Self::SmallNftables,
             plain: local,
             load,
             port: PORT,
@@ -97,7 +104,7 @@ impl Ruleset {
             ..local
         };
         Ok(match self {
-            Self::Small => scene(small(), local),
+            Self::Small | Self::SmallNftables => scene(small(), local),
             Self::NodePort => scene(ruleset::fixture("nodeport-local.rules.v4")?, new),
             Self::Calico => {
                 for set in ["cali40masq-ipam-pools", "cali40all-ipam-pools"] {
@@ -130,7 +137,11 @@ impl Ruleset {
 impl Scene {
     /// Loads the rules, in place of what is there.
     pub(super) fn load_rules(&self) -> Result<()> {
-        ruleset::restore_v4(&self.rules)
+        if self.nftables {
+            command::run_with("iptables-nft-restore", &self.rules).map(drop)
+        } else {
+            ruleset::restore_v4(&self.rules)
+        }
     }
 }
 
