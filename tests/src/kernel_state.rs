@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -84,57 +85,133 @@ fn next_id(command: libc::c_long, after: u32) -> Result<Option<u32>> {
     }
 }
 
-/// Counts the kernel's trace calls of nf_tables, by a probe that is not tracer's.
+/// Counts the calls of a function of the kernel, by a probe that is not tracer's.
 #[derive(Debug)]
-pub struct TraceCalls;
+pub struct Calls {
+    name: String,
+}
 
-impl TraceCalls {
-    const NAME: &str = "nft_trace_calls";
-
+impl Calls {
     /// Counts from now on.
     ///
     /// # Errors
     ///
     /// When the kernel has no such probe to offer.
-    pub fn from_now() -> Result<Self> {
+    pub fn of(function: &str) -> Result<Self> {
+        let name = format!("calls_of_{function}");
         write(
             "/sys/kernel/tracing/kprobe_events",
-            &format!("p:{} __nft_trace_packet", Self::NAME),
+            &format!("p:{name} {function}"),
         )?;
-        let calls = Self;
+        let calls = Self { name };
         calls.enable(true)?;
         Ok(calls)
     }
 
     fn enable(&self, enabled: bool) -> Result<()> {
-        let path = format!("/sys/kernel/tracing/events/kprobes/{}/enable", Self::NAME);
+        let path = format!("/sys/kernel/tracing/events/kprobes/{}/enable", self.name);
         write(&path, if enabled { "1" } else { "0" })
     }
 
-    /// How many there were.
+    /// How many there were, also those within another probe.
     ///
     /// # Errors
     ///
     /// When the kernel does not tell.
     pub fn count(&self) -> Result<u64> {
         let profile = read("/sys/kernel/tracing/kprobe_profile")?;
-        let mut lines = profile.lines().map(str::split_whitespace);
-        let hits =
-            lines.find_map(|mut words| words.next().filter(|name| *name == Self::NAME).and(words.next()));
-        hits.context("failed to find: probe of trace calls")?
-            .parse()
-            .context("failed to read: probe of trace calls")
+        let counts = profile.lines().find_map(|line| {
+            let (name, counts) = line.trim().split_once(char::is_whitespace)?;
+            (name == self.name).then_some(counts)
+        });
+        let counts = counts.with_context(|| format!("failed to find: {}", self.name))?;
+        let counts = counts.split_whitespace().map(str::parse::<u64>);
+        counts
+            .sum::<Result<u64, _>>()
+            .with_context(|| format!("failed to read: {}", self.name))
     }
 }
 
-impl Drop for TraceCalls {
+impl Drop for Calls {
     fn drop(&mut self) {
         drop(self.enable(false));
         drop(write(
             "/sys/kernel/tracing/kprobe_events",
-            &format!("-:{}", Self::NAME),
+            &format!("-:{}", self.name),
         ));
     }
+}
+
+/// Makes the kernel count the runs of BPF programs.
+///
+/// # Errors
+///
+/// When it cannot.
+pub fn count_runs() -> Result<()> {
+    write("/proc/sys/kernel/bpf_stats_enabled", "1")
+}
+
+/// How often programs ran whose name begins so.
+///
+/// # Errors
+///
+/// When the kernel does not tell.
+pub fn runs_of(name: &str) -> Result<u64> {
+    let (mut id, mut runs) = (0, 0);
+    while let Some(next) = next_id(NEXT_IDS[0].1, id)? {
+        id = next;
+        let info = program_info(id)?;
+        let own = &info[PROGRAM_NAME..PROGRAM_NAME + PROGRAM_NAME_LEN];
+        if own.starts_with(name.as_bytes()) {
+            let count = info[RUN_COUNT..].first_chunk().context("no count of runs")?;
+            runs += u64::from_ne_bytes(*count);
+        }
+    }
+    Ok(runs)
+}
+
+/// Places in `struct bpf_prog_info`, `include/uapi/linux/bpf.h`.
+const PROGRAM_NAME: usize = 64;
+const PROGRAM_NAME_LEN: usize = 16;
+const RUN_COUNT: usize = 200;
+const PROGRAM_INFO_LEN: usize = 208;
+
+/// What the kernel says of a program.
+fn program_info(id: u32) -> Result<[u8; PROGRAM_INFO_LEN]> {
+    const PROG_GET_FD_BY_ID: libc::c_long = 13;
+    const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+
+    let mut which = [id, 0, 0];
+    // SAFETY: the command reads these three words and knows their size.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_GET_FD_BY_ID,
+            which.as_mut_ptr(),
+            size_of_val(&which),
+        )
+    };
+    let fd = Errno::result(fd).context("failed to open: BPF program")?;
+    let fd = i32::try_from(fd).context("failed to open: BPF program")?;
+    // SAFETY: a descriptor that was just opened and belongs to nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut info = [0; PROGRAM_INFO_LEN];
+    // The members bpf_fd, info_len and info of union bpf_attr.
+    let mut attributes = [
+        u64::from(fd.as_raw_fd().cast_unsigned()) | (info.len() as u64) << 32,
+        info.as_mut_ptr().expose_provenance() as u64,
+    ];
+    // SAFETY: the command writes at most as many bytes as `info` has, which lives for the call.
+    let told = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            OBJ_GET_INFO_BY_FD,
+            attributes.as_mut_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    Errno::result(told).context("failed to read: BPF program")?;
+    Ok(info)
 }
 
 fn write(path: &str, text: &str) -> Result<()> {

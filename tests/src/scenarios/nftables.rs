@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use super::trial;
 use crate::account::{Seen, Told, packets, published};
 use crate::command::{run, run_with};
-use crate::kernel_state::{Instruments, TraceCalls};
+use crate::kernel_state::{Calls, Instruments};
 use crate::neighbours::Family;
 use crate::node;
 use crate::trace_log::Line;
@@ -245,7 +245,7 @@ fn killed() -> Result<()> {
     run_with("nft -f -", SERVICES)?;
     let before = Instruments::now()?;
     let mut tracer = Tracer::start(THIS_NETNS)?;
-    let calls = TraceCalls::from_now()?;
+    let calls = Calls::of("__nft_trace_packet")?;
     packet(53)?;
     ensure!(calls.count()? > 0, "no trace calls while tracer is at work");
     tracer.signal(Signal::SIGKILL)?;
