@@ -27,8 +27,10 @@ const LOOKUP_SOURCE: u16 = 2;
 const LOOKUP_REGISTER: u16 = 3;
 /// `NFT_REG_VERDICT`
 const VERDICT: u32 = 0;
-/// `NFT_REG32_00`; registers below are four words long.
-const FIRST_OF_ONE_WORD: u32 = 8;
+/// `NFT_REG_4`: these are four words long.
+const LAST_OF_FOUR_WORDS: u32 = 4;
+/// `NFT_REG32_00`, `NFT_REG32_15`: these are one word long, and lie in the same place.
+const OF_ONE_WORD: [u32; 2] = [8, 23];
 
 /// The registers while a rule's expressions run: fields of the packet, by the word that they begin in.
 #[derive(Debug, Default)]
@@ -113,9 +115,9 @@ impl KeyPart {
 /// The word in which a register begins.
 fn word(register: u32) -> Option<u32> {
     match register {
-        VERDICT => None,
-        1..FIRST_OF_ONE_WORD => Some((register - 1) * 4),
-        _ => Some(register - FIRST_OF_ONE_WORD),
+        1..=LAST_OF_FOUR_WORDS => Some((register - 1) * 4),
+        _ if register >= OF_ONE_WORD[0] && register <= OF_ONE_WORD[1] => Some(register - OF_ONE_WORD[0]),
+        _ => None,
     }
 }
 
