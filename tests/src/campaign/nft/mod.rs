@@ -23,7 +23,7 @@ use self::compare::Account;
 use self::monitor::{Monitor, Overflow};
 use self::numbers::Numbers;
 use super::network::{Network, Right};
-use super::rules::{Family, Ruleset};
+use super::rules::{Family, Rule, Ruleset};
 use super::traffic::Overlong;
 use super::{Campaign, Outcome, generate, seeds, traffic};
 use crate::command;
@@ -173,11 +173,25 @@ impl Rules {
 fn leave_out_refused(ruleset: &mut Ruleset, family: Family, refused: impl Fn(&str) -> bool) {
     for table in ruleset.tables.iter_mut().filter(|table| table.family == family) {
         let mut alone = table.clone();
-        table.rules.retain(|rule| {
-            alone.rules = vec![rule.clone()];
+        table.rules = accepted(std::mem::take(&mut table.rules), &mut |rules| {
+            alone.rules = rules.to_vec();
             !refused(&alone.to_string())
         });
     }
+}
+
+/// Those that are accepted: most are, so half of them are tried at a time.
+fn accepted(mut rules: Vec<Rule>, accepts: &mut impl FnMut(&[Rule]) -> bool) -> Vec<Rule> {
+    if rules.is_empty() || accepts(&rules) {
+        return rules;
+    }
+    if rules.len() == 1 {
+        return Vec::new();
+    }
+    let second = rules.split_off(rules.len() / 2);
+    let mut kept = accepted(rules, accepts);
+    kept.extend(accepted(second, accepts));
+    kept
 }
 
 /// tracer at work for a whole campaign.
