@@ -120,8 +120,10 @@ fn met(run: &Run) -> Met {
     match &run.packet {
         Some(packet) => {
             let addresses = format!("{} > {}", packet.source, packet.destination);
+            let protocol = if packet.is_udp { "UDP " } else { "" };
+            let (from, to) = packet.ports.unwrap_or_default();
             Met {
-                said: format!("{addresses} {devices}"),
+                said: format!("{protocol}{addresses} {from:#06x} {to:#06x} {devices}"),
                 devices: Some(devices),
                 addresses: Some(addresses),
             }
@@ -154,13 +156,17 @@ pub(super) fn is_markers(journey: &Value, port: u16) -> bool {
     packet["protocol_number"] == 17 && packet["source_port"] == port && packet["destination_port"] == port
 }
 
-/// What tracer told of the first marker, whose journey has this number, and of packets that came after it, in a network
-/// namespace.
-pub(super) fn told(journeys: &[Value], marker: u64, netns: u64) -> Result<Account> {
+/// What tracer told of the first marker and of packets that came after it, in a network namespace. A copy of the marker
+/// (TEE) is one as well; it comes later, but may be over before.
+pub(super) fn told(journeys: &[Value], first: u16, netns: u64) -> Result<Account> {
+    let number = |journey: &Value| journey["number"].as_u64();
+    let markers = journeys.iter().filter(|journey| is_markers(journey, first));
+    let marker = markers
+        .filter_map(number)
+        .min()
+        .context("tracer does not tell of the first marker")?;
     let mut account = Account::default();
-    let since = journeys
-        .iter()
-        .filter(|journey| journey["number"].as_u64() >= Some(marker));
+    let since = journeys.iter().filter(|journey| number(journey) >= Some(marker));
     for journey in since {
         let runs = journey["tables"].as_array().context("a journey without tables")?;
         for run in runs.iter().filter(|run| run["netns"] == netns) {
