@@ -147,9 +147,19 @@ pub fn page_of_drops(lines: &str) -> String {
     lines.lines().filter_map(rest).collect()
 }
 
+/// What a page shows of `--format diagram`: the drawing of the first packet.
+#[must_use]
+pub fn page_of_diagram(drawings: &str) -> String {
+    let mut packets = 0;
+    let first = drawings.lines().take_while(|line| {
+        packets += u32::from(line.starts_with('#'));
+        packets < 2
+    });
+    let lines: Vec<String> = first.map(without_numbers).collect();
+    format!("{}\n", lines.join("\n").trim_end())
+}
+
 fn without_accidents(line: &str) -> String {
-    /// Where ports of clients begin: `net.ipv4.ip_local_port_range`.
-    const CLIENTS: u32 = 32_768;
     /// `11:49:28.577233`
     const TIME_LEN: usize = 15;
 
@@ -166,8 +176,16 @@ fn without_accidents(line: &str) -> String {
         // Newer kernels ask in another function whether anybody waits for a reply.
         text = format!("{rest} TOOK").replace(" in ping_rcv ", " in icmp_rcv ");
     }
+    without_numbers(&text)
+}
+
+/// Names for clients' ports and for namespaces.
+fn without_numbers(text: &str) -> String {
+    /// Where ports of clients begin: `net.ipv4.ip_local_port_range`.
+    const CLIENTS: u32 = 32_768;
+
     let mut named = String::new();
-    let mut rest = text.as_str();
+    let mut rest = text;
     while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
         let digits = rest[at..].bytes().take_while(u8::is_ascii_digit).count();
         let number = &rest[at..at + digits];

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
 use super::trial;
-use crate::demo::{case, page, page_of_drops};
+use crate::demo::{case, page, page_of_diagram, page_of_drops};
 use crate::tracer::Tracer;
 use crate::traffic::{self, stay_on_processor};
 
@@ -52,23 +52,32 @@ fn shows_what_it_says(name: &str) -> Result<()> {
     let mut blocks = text.split("```text\n").skip(1);
     let mut next = || Some(blocks.next()?.split_once("```")?.0);
     let expected = next().with_context(|| format!("the page shows nothing: {name}"))?;
-    // What `tracer drops` prints, where the page shows that too.
-    let drops = next();
+    // Another format, where the page shows one.
+    let other = next().map(|expected| {
+        if text.contains("`tracer drops") {
+            ("drops", page_of_drops as fn(&str) -> String, expected)
+        } else {
+            ("diagram", page_of_diagram as fn(&str) -> String, expected)
+        }
+    });
     let case = case(name)?;
     stay_on_processor(0)?;
     let send = (case.set_up)()?;
     let tracer = Tracer::start(&format!("--format tree {}", case.filter))?;
-    let of_drops = match drops {
-        Some(_) => Some(Tracer::start(&format!("--format drops {}", case.filter))?),
+    let other = match other {
+        Some((format, page, expected)) => {
+            let tracer = Tracer::start(&format!("--format {format} {}", case.filter))?;
+            Some((tracer, page, expected))
+        }
         None => None,
     };
     send()?;
     traffic::settle()?;
     let shown = page(&tracer.stop_as_text()?.shown);
     ensure!(shown == expected, "{name}: tracer shows:\n{shown}");
-    if let (Some(tracer), Some(expected)) = (of_drops, drops) {
-        let shown = page_of_drops(&tracer.stop_as_text()?.shown);
-        ensure!(shown == expected, "{name}: tracer drops shows:\n{shown}");
+    if let Some((tracer, page, expected)) = other {
+        let shown = page(&tracer.stop_as_text()?.shown);
+        ensure!(shown == expected, "{name}: in the other format:\n{shown}");
     }
     Ok(())
 }

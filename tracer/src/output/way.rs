@@ -135,10 +135,11 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
     nodes
 }
 
-/// A device with its node, where there are several, and whoever has its other end.
+/// A device with its node, where there are several, or its namespace, where that has a name, and whoever has its other
+/// end.
 fn place(traversal: &Traversal, of: &Device) -> String {
-    match &traversal.node {
-        Some(node) => format!("{node}: {}", device(of)),
+    match traversal.node.as_ref().or(traversal.netns_name.as_ref()) {
+        Some(place) => format!("{place}: {}", device(of)),
         None => device(of),
     }
 }
