@@ -197,7 +197,8 @@ fn accepted(mut rules: Vec<Rule>, accepts: &mut impl FnMut(&[Rule]) -> bool) -> 
 /// tracer at work for a whole campaign.
 struct Observer {
     tracer: Tracer,
-    calls: Calls,
+    /// Not there while tracer starts, for it looks at the function's code.
+    calls: Option<Calls>,
     /// Bytes of its output that were read.
     read: u64,
     /// The journeys of the ruleset at hand, and what may have been left of the one before.
@@ -211,14 +212,16 @@ impl Observer {
         kernel_state::count_runs()?;
         Ok(Self {
             tracer: Tracer::start(Self::OPTIONS)?,
-            calls: Calls::of("nft_do_chain")?,
+            calls: Some(Calls::of("nft_do_chain")?),
             read: 0,
             journeys: Vec::new(),
         })
     }
 
     fn restart(&mut self) -> Result<()> {
+        self.calls = None;
         self.tracer = Tracer::start(Self::OPTIONS)?;
+        self.calls = Some(Calls::of("nft_do_chain")?);
         self.read = 0;
         self.journeys.clear();
         Ok(())
@@ -227,7 +230,8 @@ impl Observer {
     /// How many more calls of `nft_do_chain` there were than the program at its entry has seen, but for a constant.
     fn left_out(&self) -> Result<i64> {
         let number = |count: u64| i64::try_from(count).context("too many calls");
-        Ok(number(self.calls.count()?)? - number(kernel_state::runs_of("nft_enter")?)?)
+        let calls = self.calls.as_ref().context("calls are not counted")?;
+        Ok(number(calls.count()?)? - number(kernel_state::runs_of("nft_enter")?)?)
     }
 
     /// Takes what tracer has told.
