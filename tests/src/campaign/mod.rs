@@ -106,6 +106,10 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
     trace_log::load_loggers()?;
     // tracer wants to see that the node has legacy tables.
     command::run("modprobe -a ip_tables ip6_tables")?;
+    if campaign.verify {
+        // It is tried on a table first.
+        command::run("modprobe -a iptable_raw ip6table_raw")?;
+    }
     let mut observer = Observer::start(campaign.verify)?;
     let mut outcome = Outcome::default();
     let mut indices = campaign.only.map_or(0..u64::MAX, |only| only..only + 1);
