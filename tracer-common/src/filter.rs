@@ -42,6 +42,8 @@ pub mod criteria {
     pub const NETNS: u32 = 1 << 9;
     /// [`super::Filter::either`]; implies a family.
     pub const EITHER: u32 = 1 << 10;
+    /// Everything that is not in the packet's headers.
+    pub const OUTSIDE: u32 = NETNS | MARK | IN_DEVICE | OUT_DEVICE;
     /// Everything that needs the packet's addresses.
     pub const ADDRESSES: u32 = SOURCE | DESTINATION | EITHER;
     /// Everything that needs the packet's headers.

@@ -32,7 +32,7 @@ mod witness;
 pub use counter::Counter;
 pub use filter::{Filter, HOOKS_ALL, Prefix, TABLES_MAX, criteria, protocols};
 pub use guard::Guard;
-pub use offsets::{ABSENT, Offsets};
+pub use offsets::{ABSENT, Offsets, functions};
 pub use record::{
     ASKING_MAX, BACKEND_LEGACY, BACKEND_NFTABLES, CHAIN_NAME_LEN, COMMITTED_BYTES, CONNECTIONS_MAX, Commit,
     End, FRAMES_MAX, GENERATIONS_MAX, Generation, HEADERS_LEN_MAX, HOOK_FORWARD, HOOK_LOCAL_IN,

@@ -60,7 +60,7 @@ pub(crate) fn begin(invocation: Invocation, call: &Call) -> bool {
 /// Takes the call that returns now, if it was noted.
 #[inline(always)]
 pub(crate) fn end(invocation: Invocation) -> Option<Call> {
-    if !NOTED.may_have(invocation.0 >> 3) {
+    if !NOTED.has_any() || !NOTED.may_have(invocation.0 >> 3) {
         return None;
     }
     // SAFETY: the map returned a valid, aligned pointer, and this call alone uses the entry.

@@ -12,7 +12,7 @@ use core::{
     ptr::{read_volatile, write_volatile},
 };
 
-use tracer_common::{ABSENT, Counter, TUPLE_LEN, Traversal, flags, protocols};
+use tracer_common::{ABSENT, Counter, TUPLE_LEN, Traversal, criteria, flags, protocols};
 
 use crate::{
     asked,
@@ -49,7 +49,7 @@ impl Key {
     /// `None` where the packet has no transport header.
     #[inline(always)]
     fn of_headers(header: u64, family: u8, netns: u32) -> Result<Option<Self>, Gap> {
-        let start = ip::Start::read(header, family)?;
+        let start = ip::Start::read(header, family, criteria::HEADERS)?;
         let transport = start.transport(header)?;
         let Some(at) = transport.header else {
             return Ok(None);

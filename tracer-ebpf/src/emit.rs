@@ -1,5 +1,9 @@
 //! Everything that is sent to the loader goes through here.
 
+use core::ptr::{read_volatile, write_volatile};
+
+use tracer_common::{Observed, Traversal};
+
 use crate::maps::{RECORDS, WAKE_AT};
 
 /// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP` and `BPF_RB_AVAIL_DATA`, `include/uapi/linux/bpf.h`.
@@ -8,16 +12,65 @@ const FORCE_WAKEUP: u64 = 2;
 const AVAILABLE: u64 = 0;
 
 /// Sends a record. False where there is no room for it.
-///
-/// The loader looks into the buffer by itself a few times a second, so it is woken only when much has come: waking it
-/// costs more than everything else here.
 #[inline(always)]
 pub(crate) fn emit(record: &[u8]) -> bool {
-    // SAFETY: a static; volatile, because its value is known only when loaded.
-    let wake_at = u64::from(unsafe { core::ptr::read_volatile(&raw const WAKE_AT) });
-    let before = RECORDS.query(AVAILABLE);
-    // Once: whoever is awake goes on until the buffer is empty.
-    let crosses = before < wake_at && before + record.len() as u64 >= wake_at;
-    let wakeup = if crosses { FORCE_WAKEUP } else { NO_WAKEUP };
+    let wakeup = wakeup(record.len());
     RECORDS.output::<[u8]>(record, wakeup).is_ok()
+}
+
+/// Sends the record of a traversal. False where there is no room for it.
+#[inline(always)]
+pub(crate) fn emit_traversal(frame: &Traversal) -> bool {
+    const NONE: usize = Traversal::len_with(0) / 8;
+    const EACH: usize = size_of::<Observed>() / 8;
+
+    // Most traversals observed little. Their bytes are copied by the program, for which their number must be known
+    // beforehand; the kernel's copy goes byte by byte on many machines.
+    match frame.observed_len {
+        0 => emit_words::<NONE>(frame),
+        1 => emit_words::<{ NONE + EACH }>(frame),
+        2 => emit_words::<{ NONE + 2 * EACH }>(frame),
+        3 => emit_words::<{ NONE + 3 * EACH }>(frame),
+        4 => emit_words::<{ NONE + 4 * EACH }>(frame),
+        _ => emit(frame.bytes()),
+    }
+}
+
+#[inline(always)]
+fn emit_words<const N: usize>(frame: &Traversal) -> bool {
+    let wakeup = wakeup(8 * N);
+    let Some(mut entry) = RECORDS.reserve::<[u64; N]>(0) else {
+        return false;
+    };
+    let (from, to) = (
+        (&raw const *frame).cast::<u64>(),
+        entry.as_mut_ptr().cast::<u64>(),
+    );
+    for word in 0..N {
+        // SAFETY: within both. Volatile, as the compiler would else call a function that goes byte by byte.
+        unsafe { write_volatile(to.add(word), read_volatile(from.add(word))) };
+    }
+    entry.submit(wakeup);
+    true
+}
+
+/// How a record of so many bytes is to be sent; asked before there is room for it in the buffer.
+///
+/// The loader looks into the buffer by itself a few times a second, so it is woken only when much has come: waking it
+/// costs more than everything else here. Once for each [`WAKE_AT`] bytes: whoever is awake goes on until the buffer is
+/// empty.
+#[inline(always)]
+pub(crate) fn wakeup(len: usize) -> u64 {
+    /// What the kernel puts before each record, and to what it rounds up (`kernel/bpf/ringbuf.c`).
+    const HEADER_LEN: u64 = 8;
+
+    // SAFETY: a static; volatile, because its value is known only when loaded.
+    let wake_at = u64::from(unsafe { read_volatile(&raw const WAKE_AT) });
+    let before = RECORDS.query(AVAILABLE);
+    let after = before + (len as u64 + HEADER_LEN).next_multiple_of(HEADER_LEN);
+    if before.checked_div(wake_at) == after.checked_div(wake_at) {
+        NO_WAKEUP
+    } else {
+        FORCE_WAKEUP
+    }
 }

@@ -6,6 +6,7 @@ use tracer_common::{
 
 use crate::{
     call::{self, Call, Invocation},
+    emit::wakeup,
     form::{Form, Kprobe},
     frames,
     kernel::{Gap, Skb, copy_headers, read},
@@ -21,7 +22,7 @@ const XT_CONTINUE: u32 = 0xffff_ffff;
 #[inline(always)]
 pub(crate) fn enter(invocation: Invocation, param: u64) {
     call::forget(invocation);
-    if offset!(param_state) == ABSENT {
+    if !frames::any_open() || offset!(param_state) == ABSENT {
         return;
     }
     let Ok(state) = read::<u64>(param, offset!(param_state)) else {
@@ -53,6 +54,31 @@ pub(crate) fn leave_changed(invocation: Invocation, returned: u32) {
     }
 }
 
+/// In a session: the traversal that a call is part of, if any can be recorded.
+#[inline(always)]
+pub(crate) fn traversal_of(param: u64) -> Option<u64> {
+    if !frames::any_open() || offset!(param_state) == ABSENT {
+        return None;
+    }
+    read(param, offset!(param_state)).ok()
+}
+
+/// In a session: it has returned.
+#[inline(always)]
+pub(crate) fn left(state: u64, param: u64, returned: u32, kind: u32) {
+    if let Some(frame) = frames::find(state) {
+        note(frame, param, returned, kind);
+    }
+}
+
+/// In a session: a target that changes headers has returned.
+#[inline(always)]
+pub(crate) fn left_changed(state: u64, param: u64, returned: u32) {
+    if let Some(frame) = frames::find(state) {
+        note_changed(frame, param, returned);
+    }
+}
+
 /// A match or target function has returned, and its arguments are at hand.
 #[inline(always)]
 pub(crate) fn returned<F: Form>(param: u64, returned: u32, kind: u32) {
@@ -72,7 +98,7 @@ pub(crate) fn returned_changed<F: Form>(param: u64, returned: u32) {
 /// The record of the traversal that a call is part of, if that is recorded.
 #[inline(always)]
 fn frame_of<F: Form>(param: u64) -> Option<&'static mut Traversal> {
-    if offset!(param_state) == ABSENT {
+    if !frames::any_open() || offset!(param_state) == ABSENT {
         return None;
     }
     let state = F::read::<u64>(param, offset!(param_state)).ok()?;
@@ -106,6 +132,7 @@ fn note(frame: &mut Traversal, param: u64, returned: u32, kind: u32) {
 /// Sends the headers as they are now, as of the call that will be noted next. Without them the path is partial.
 #[inline(always)]
 fn send_headers(frame: &mut Traversal) {
+    let wakeup = wakeup(size_of::<HeadersAfter>());
     let Some(mut entry) = RECORDS.reserve::<HeadersAfter>(0) else {
         count(Counter::HeadersFull);
         return;
@@ -114,9 +141,9 @@ fn send_headers(frame: &mut Traversal) {
     // SAFETY: the ring buffer's memory, of the right size and alignment, which nobody else sees until it is submitted.
     let filled = unsafe { fill(&mut *after, frame) };
     match filled {
-        Ok(()) => entry.submit(0),
+        Ok(()) => entry.submit(wakeup),
         Err(Gap) => {
-            entry.discard(0);
+            entry.discard(wakeup);
             frame.flags |= flags::READ_FAILED;
             count(Counter::ReadFailed);
         }

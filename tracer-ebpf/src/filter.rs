@@ -15,6 +15,20 @@ use crate::{
 #[inline(always)]
 pub(crate) fn satisfied<F: Form>(arguments: &Arguments) -> Result<bool, Gap> {
     let criteria = asked!(criteria);
+    // Each test costs most packets something, so what is seldom asked for is tested for together.
+    if criteria & criteria::OUTSIDE != 0 && !outside_satisfies::<F>(arguments, criteria)? {
+        return Ok(false);
+    }
+    if criteria & criteria::HEADERS != 0 {
+        let header = Skb(arguments.skb).network_header::<F>()?;
+        return headers_satisfy(header, arguments.family, criteria);
+    }
+    Ok(true)
+}
+
+/// What is not in the packet's headers.
+#[inline(always)]
+fn outside_satisfies<F: Form>(arguments: &Arguments, criteria: u32) -> Result<bool, Gap> {
     if criteria & criteria::NETNS != 0 && netns::<F>(arguments)? != asked!(netns) {
         return Ok(false);
     }
@@ -39,9 +53,6 @@ pub(crate) fn satisfied<F: Form>(arguments: &Arguments) -> Result<bool, Gap> {
         )?
     {
         return Ok(false);
-    }
-    if criteria & criteria::HEADERS != 0 {
-        return headers_satisfy(skb.network_header::<F>()?, arguments.family, criteria);
     }
     Ok(true)
 }
@@ -69,31 +80,9 @@ fn equal_under(words: &[u32; 4], wanted: &[u32; 4], mask: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> {
-    let start = ip::Start::read(header, family)?;
-    if criteria & criteria::SOURCE != 0
-        && !equal_under(
-            &start.source(),
-            &asked_words!(source.address),
-            &asked_words!(source.mask),
-        )
-    {
+    let start = ip::Start::read(header, family, criteria)?;
+    if criteria & criteria::ADDRESSES != 0 && !addresses_satisfy(&start, criteria) {
         return Ok(false);
-    }
-    if criteria & criteria::DESTINATION != 0
-        && !equal_under(
-            &start.destination(),
-            &asked_words!(destination.address),
-            &asked_words!(destination.mask),
-        )
-    {
-        return Ok(false);
-    }
-    if criteria & criteria::EITHER != 0 {
-        let (wanted, mask) = (asked_words!(either.address), asked_words!(either.mask));
-        if !equal_under(&start.source(), &wanted, &mask) && !equal_under(&start.destination(), &wanted, &mask)
-        {
-            return Ok(false);
-        }
     }
     if criteria & (criteria::PROTOCOL | criteria::PORTS) == 0 {
         return Ok(true);
@@ -118,6 +107,36 @@ fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> 
                 || either_wanted.contains(&source)
                 || either_wanted.contains(&destination)),
     )
+}
+
+#[inline(always)]
+fn addresses_satisfy(start: &ip::Start, criteria: u32) -> bool {
+    if criteria & criteria::SOURCE != 0
+        && !equal_under(
+            &start.source(),
+            &asked_words!(source.address),
+            &asked_words!(source.mask),
+        )
+    {
+        return false;
+    }
+    if criteria & criteria::DESTINATION != 0
+        && !equal_under(
+            &start.destination(),
+            &asked_words!(destination.address),
+            &asked_words!(destination.mask),
+        )
+    {
+        return false;
+    }
+    if criteria & criteria::EITHER != 0 {
+        let (wanted, mask) = (asked_words!(either.address), asked_words!(either.mask));
+        if !equal_under(&start.source(), &wanted, &mask) && !equal_under(&start.destination(), &wanted, &mask)
+        {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether traversals of this table at this hook are to be recorded.

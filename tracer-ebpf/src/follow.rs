@@ -14,6 +14,7 @@ use tracer_common::{
 use crate::{
     asked,
     emit::emit,
+    form::Form,
     maps::{FOLLOWED, count},
     presence::Presence,
     traversal::TableName,
@@ -30,8 +31,8 @@ fn key(skb: u64) -> u64 {
 
 /// Whether the packet at this address can be a followed one.
 #[inline(always)]
-pub(crate) fn may_know(skb: u64) -> bool {
-    PRESENT.may_have(key(skb))
+pub(crate) fn may_know<F: Form>(skb: u64) -> bool {
+    PRESENT.has_any() && PRESENT.may_have(key(F::number(skb)))
 }
 
 /// Forgets the packet at this address. False if there is none.
@@ -146,10 +147,11 @@ pub(crate) fn shed(skb: u64, life: Life) -> Life {
 
 /// The `sk_buff` is free: whatever comes at this address next is another packet.
 #[inline(always)]
-pub(crate) fn end(skb: u64, how: u32, location: u64) {
-    if !may_know(skb) {
+pub(crate) fn end<F: Form>(skb: u64, how: u32, location: u64) {
+    if !may_know::<F>(skb) {
         return;
     }
+    let skb = F::number(skb);
     let Some(life) = FOLLOWED.get_ptr(skb) else {
         return;
     };

@@ -28,8 +28,8 @@ pub(crate) trait Form: Copy {
     /// The address as a number, to be computed and compared with.
     fn number(address: u64) -> u64;
 
-    /// A traversal was entered: one that was under way with this name has returned unseen.
-    fn forget(self, state: u64);
+    /// A traversal was entered: one that was under way with this name, which is an argument still, has returned unseen.
+    fn forget(self, frame: u64);
 
     /// Opens an empty frame for the traversal that was entered.
     fn open(self, state: u64) -> Option<&'static mut Traversal>;
@@ -94,8 +94,10 @@ impl Form for Trampoline {
     }
 
     #[inline(always)]
-    fn forget(self, state: u64) {
-        frames::slots::forget(state);
+    fn forget(self, frame: u64) {
+        if frames::any_open() {
+            frames::slots::forget(number(frame));
+        }
     }
 
     #[inline(always)]

@@ -4,15 +4,46 @@
 //! Trampolines keep frames in [`slots`], where to find that a traversal has none costs a few instructions; it takes
 //! an instruction that kernels without trampolines lack (`BPF_CMPXCHG`, 5.12), so kprobes keep theirs [`hashed`].
 
+use core::{cell::UnsafeCell, ptr::read_volatile};
+
 use tracer_common::Traversal;
 
-use crate::maps::SLOTTED;
+use crate::{maps::SLOTTED, presence::add};
+
+/// How many frames are open.
+#[repr(transparent)]
+struct Open(UnsafeCell<u32>);
+
+// SAFETY: the programs read the whole word, and add to it atomically.
+unsafe impl Sync for Open {}
+
+static OPEN: Open = Open(UnsafeCell::new(0));
+
+/// Whether any traversal is recorded now. Mostly none is, and then there is nothing to look for.
+#[inline(always)]
+pub(crate) fn any_open() -> bool {
+    // SAFETY: the static's own word.
+    unsafe { read_volatile(OPEN.0.get()) != 0 }
+}
+
+#[inline(always)]
+fn opened() {
+    add(OPEN.0.get(), 1);
+}
+
+#[inline(always)]
+fn closed() {
+    add(OPEN.0.get(), u32::MAX);
+}
 
 /// The frame of a traversal, wherever this kernel has it.
 #[inline(always)]
 pub(crate) fn find(state: u64) -> Option<&'static mut Traversal> {
+    if !any_open() {
+        return None;
+    }
     // SAFETY: a static; volatile, because its value is known only when loaded.
-    if unsafe { core::ptr::read_volatile(&raw const SLOTTED) } != 0 {
+    if unsafe { read_volatile(&raw const SLOTTED) } != 0 {
         slots::find(state).and_then(slots::frame)
     } else {
         hashed::find(state)
@@ -32,10 +63,11 @@ pub(crate) mod hashed {
 
     #[inline(always)]
     pub(crate) fn open(state: u64) -> Option<&'static mut Traversal> {
-        if FRAMES.get_ptr(state).is_some() {
+        if find(state).is_some() {
             // An earlier traversal with this state has returned unseen.
             verify::forget(state);
             count(Counter::ExitMissed);
+            close(state);
         }
         #[expect(
             clippy::needless_borrows_for_generic_args,
@@ -45,18 +77,25 @@ pub(crate) mod hashed {
             count(Counter::FramesFull);
             return None;
         }
-        find(state)
+        super::opened();
+        // SAFETY: as in `find`.
+        FRAMES.get_ptr_mut(state).map(|frame| unsafe { &mut *frame })
     }
 
     #[inline(always)]
     pub(crate) fn find(state: u64) -> Option<&'static mut Traversal> {
+        if !super::any_open() {
+            return None;
+        }
         // SAFETY: the map returned a valid, aligned pointer, and this traversal alone uses the entry.
         FRAMES.get_ptr_mut(state).map(|frame| unsafe { &mut *frame })
     }
 
     #[inline(always)]
     pub(crate) fn close(state: u64) {
-        let _ = FRAMES.remove(state);
+        if FRAMES.remove(state).is_ok() {
+            super::closed();
+        }
     }
 }
 
@@ -140,6 +179,7 @@ pub(crate) mod slots {
             let slot = set + way;
             // SAFETY: within the array; whole words.
             if unsafe { read_volatile(owner(slot)) } == 0 && claim(slot, state) {
+                super::opened();
                 let frame = frame(slot)?;
                 clear(frame);
                 return Some(frame);
@@ -153,6 +193,7 @@ pub(crate) mod slots {
     pub(crate) fn close(slot: u32) {
         // SAFETY: within the array; whole words.
         unsafe { write_volatile(owner(slot), 0) };
+        super::closed();
     }
 
     /// Makes the slot this traversal's, unless another one was faster.

@@ -2,9 +2,12 @@
 
 use core::mem::MaybeUninit;
 
-use tracer_common::protocols;
+use tracer_common::{ABSENT, criteria, protocols};
 
-use crate::kernel::{Gap, copy_words, read};
+use crate::{
+    kernel::{Gap, copy_words, read},
+    offset,
+};
 
 /// Extension headers looked through to find the transport header. The kernel has no limit
 /// (`ipv6_skip_exthdr`, `net/ipv6/exthdrs_core.c`); a packet with more does not satisfy a filter that asks
@@ -39,10 +42,11 @@ pub(crate) fn fingerprint(header: u64, family: u8) -> Result<u64, Gap> {
 }
 
 /// A packet from its network header on, as far as most filters look: without options or extension headers, that is
-/// up to the ports. Read in one go, for a read costs as much as everything else.
+/// up to the ports.
 pub(crate) struct Start {
-    words: [u32; START_LEN / 4],
+    words: MaybeUninit<[u32; START_LEN / 4]>,
     family: u8,
+    parts: u32,
 }
 
 /// IPv6 header and ports.
@@ -59,38 +63,88 @@ pub(crate) struct Transport {
 }
 
 impl Start {
+    /// `parts` are bits of [`criteria`]: what will be asked for.
     #[inline(always)]
-    pub(crate) fn read(header: u64, family: u8) -> Result<Self, Gap> {
+    pub(crate) fn read(header: u64, family: u8, parts: u32) -> Result<Self, Gap> {
         // Not zeroed first, which would be a call of a function that goes byte by byte.
-        let mut words = MaybeUninit::<[u32; START_LEN / 4]>::uninit();
+        let mut start = Self {
+            words: MaybeUninit::uninit(),
+            family,
+            parts,
+        };
+        if offset!(type_words) != ABSENT {
+            start.load(header)?;
+            return Ok(start);
+        }
+        // In one go, for a call costs as much as everything else.
         let len = if family == crate::AF_INET {
             START_LEN_IPV4
         } else {
             START_LEN as u32
         };
-        copy_words(header, len, &mut words)?;
-        // SAFETY: as many words were filled as are looked at of this family, and every pattern is a value.
-        let words = unsafe { words.assume_init() };
-        Ok(Self { words, family })
+        copy_words(header, len, &mut start.words)?;
+        Ok(start)
+    }
+
+    /// Where loads are no calls, what is needed is all that is read.
+    #[inline(always)]
+    fn load(&mut self, header: u64) -> Result<(), Gap> {
+        let has_addresses = self.parts & criteria::ADDRESSES != 0;
+        self.set(0, read::<[u32; 3]>(header, 0)?);
+        if self.family == crate::AF_INET {
+            if has_addresses {
+                self.set(3, read::<[u32; 2]>(header, 12)?);
+            }
+            if self.has_ports() {
+                self.set(5, read::<[u32; 1]>(header, 20)?);
+            }
+        } else {
+            if has_addresses {
+                self.set(2, read::<[u32; 4]>(header, 8)?);
+                self.set(6, read::<[u32; 4]>(header, 24)?);
+            }
+            if self.has_ports() {
+                self.set(10, read::<[u32; 1]>(header, 40)?);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn has_ports(&self) -> bool {
+        self.parts & criteria::PORTS != 0
+    }
+
+    #[inline(always)]
+    fn set<const N: usize>(&mut self, first: usize, words: [u32; N]) {
+        let to = self.words.as_mut_ptr().cast::<u32>();
+        for (word, value) in words.into_iter().enumerate() {
+            // SAFETY: within the array.
+            unsafe { to.add(first + word).write(value) };
+        }
+    }
+
+    #[inline(always)]
+    fn word(&self, word: usize) -> u32 {
+        // SAFETY: within the array; whoever read the start said that the word is needed.
+        unsafe { self.words.as_ptr().cast::<u32>().add(word).read() }
     }
 
     #[inline(always)]
     pub(crate) fn source(&self) -> [u32; 4] {
-        let w = &self.words;
         if self.family == crate::AF_INET {
-            [w[3], 0, 0, 0]
+            [self.word(3), 0, 0, 0]
         } else {
-            [w[2], w[3], w[4], w[5]]
+            [self.word(2), self.word(3), self.word(4), self.word(5)]
         }
     }
 
     #[inline(always)]
     pub(crate) fn destination(&self) -> [u32; 4] {
-        let w = &self.words;
         if self.family == crate::AF_INET {
-            [w[4], 0, 0, 0]
+            [self.word(4), 0, 0, 0]
         } else {
-            [w[6], w[7], w[8], w[9]]
+            [self.word(6), self.word(7), self.word(8), self.word(9)]
         }
     }
 
@@ -99,21 +153,65 @@ impl Start {
         if self.family == crate::AF_INET {
             Ok(self.transport4(header))
         } else {
-            transport6(header, &self.words)
+            self.transport6(header)
         }
     }
 
     #[inline(always)]
     fn transport4(&self, header: u64) -> Transport {
-        let [version_and_len, .., fragment_low, fragment_high] = bytes_of([self.words[0], self.words[1]]);
-        let protocol = bytes_of([self.words[2], 0])[1];
+        let [version_and_len, .., fragment_low, fragment_high] = bytes_of([self.word(0), self.word(1)]);
+        let protocol = bytes_of([self.word(2), 0])[1];
         let header_len = u64::from(version_and_len & 0x0f) * 4;
         let first = u16::from_be_bytes([fragment_low, fragment_high]) & 0x1fff == 0;
         Transport {
             protocol,
             header: first.then_some(header + header_len),
-            ports: (header_len == 20).then_some(self.words[5]),
+            ports: (header_len == 20 && self.has_ports()).then(|| self.word(5)),
         }
+    }
+
+    #[inline(always)]
+    fn transport6(&self, header: u64) -> Result<Transport, Gap> {
+        let mut protocol = bytes_of([self.word(1), 0])[2];
+        let mut at = header + 40;
+        for _ in 0..EXTENSION_HEADERS_MAX {
+            match protocol {
+                protocols::HOP_BY_HOP | protocols::ROUTING | protocols::DESTINATION_OPTIONS => {
+                    let [next, len]: [u8; 2] = read(at, 0)?;
+                    protocol = next;
+                    at += (u64::from(len) + 1) * 8;
+                }
+                protocols::AUTHENTICATION => {
+                    let [next, len]: [u8; 2] = read(at, 0)?;
+                    protocol = next;
+                    at += (u64::from(len) + 2) * 4;
+                }
+                protocols::FRAGMENT => {
+                    let fragment: [u16; 2] = read(at, 0)?;
+                    protocol = fragment[0] as u8;
+                    if u16::from_be(fragment[1]) & !0x7 != 0 {
+                        return Ok(Transport {
+                            protocol,
+                            header: None,
+                            ports: None,
+                        });
+                    }
+                    at += 8;
+                }
+                _ => {
+                    return Ok(Transport {
+                        protocol,
+                        header: Some(at),
+                        ports: (at == header + 40 && self.has_ports()).then(|| self.word(10)),
+                    });
+                }
+            }
+        }
+        Ok(Transport {
+            protocol,
+            header: None,
+            ports: None,
+        })
     }
 }
 
@@ -121,50 +219,6 @@ impl Start {
 fn bytes_of([first, second]: [u32; 2]) -> [u8; 8] {
     let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
     [a, b, c, d, e, f, g, h]
-}
-
-#[inline(always)]
-fn transport6(header: u64, words: &[u32; START_LEN / 4]) -> Result<Transport, Gap> {
-    let mut protocol = bytes_of([words[1], 0])[2];
-    let mut at = header + 40;
-    for _ in 0..EXTENSION_HEADERS_MAX {
-        match protocol {
-            protocols::HOP_BY_HOP | protocols::ROUTING | protocols::DESTINATION_OPTIONS => {
-                let [next, len]: [u8; 2] = read(at, 0)?;
-                protocol = next;
-                at += (u64::from(len) + 1) * 8;
-            }
-            protocols::AUTHENTICATION => {
-                let [next, len]: [u8; 2] = read(at, 0)?;
-                protocol = next;
-                at += (u64::from(len) + 2) * 4;
-            }
-            protocols::FRAGMENT => {
-                let fragment: [u16; 2] = read(at, 0)?;
-                protocol = fragment[0] as u8;
-                if u16::from_be(fragment[1]) & !0x7 != 0 {
-                    return Ok(Transport {
-                        protocol,
-                        header: None,
-                        ports: None,
-                    });
-                }
-                at += 8;
-            }
-            _ => {
-                return Ok(Transport {
-                    protocol,
-                    header: Some(at),
-                    ports: (at == header + 40).then_some(words[10]),
-                });
-            }
-        }
-    }
-    Ok(Transport {
-        protocol,
-        header: None,
-        ports: None,
-    })
 }
 
 /// Source and destination port, for the protocols that begin with them.

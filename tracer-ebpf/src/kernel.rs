@@ -4,13 +4,12 @@
 //! `bpf_probe_read_kernel`, which fails on a bad one. A failed read is a [`Gap`]; it is counted by whoever
 //! can also mark the record.
 
-use core::mem::MaybeUninit;
+use core::{ffi::c_void, mem::MaybeUninit, ptr::read_volatile};
 
 use aya_ebpf::helpers::{
-    bpf_probe_read_kernel, bpf_probe_read_kernel_buf, bpf_probe_read_kernel_str_bytes,
-    generated::bpf_probe_read_kernel as read_raw,
+    bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, generated::bpf_probe_read_kernel as read_raw,
 };
-use tracer_common::{HEADERS_LEN_MAX, Traversal};
+use tracer_common::{ABSENT, HEADERS_LEN_MAX, Traversal, functions};
 
 use crate::{form::Form, offset};
 
@@ -20,15 +19,41 @@ pub(crate) struct Gap;
 /// Reads a `T` at `address + offset`.
 #[inline(always)]
 pub(crate) fn read<T>(address: u64, offset: u32) -> Result<T, Gap> {
+    if size_of::<T>() <= LOADS_MAX * align_of::<T>() && offset!(type_words) != ABSENT {
+        return Ok(load(address + u64::from(offset)));
+    }
     // SAFETY: the helper checks the address; `T` is an integer or an array of integers at every call.
     unsafe { bpf_probe_read_kernel((address + u64::from(offset)) as *const T) }.map_err(|_| Gap)
 }
 
-/// Fills `to` from `address + offset`.
+/// What has more words is read by a call, which then costs less than so many loads.
+const LOADS_MAX: usize = 5;
+
+/// Loads a `T`, word by word. The kernel makes a load of a bad address read zero (`BPF_PROBE_MEM`).
 #[inline(always)]
-pub(crate) fn copy(address: u64, offset: u32, to: &mut [u8]) -> Result<(), Gap> {
-    // SAFETY: the helper checks the address.
-    unsafe { bpf_probe_read_kernel_buf((address + u64::from(offset)) as *const u8, to) }.map_err(|_| Gap)
+fn load<T>(address: u64) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    let to = value.as_mut_ptr();
+    match align_of::<T>() {
+        8 => load_words::<T, u64>(address, to.cast()),
+        4 => load_words::<T, u32>(address, to.cast()),
+        2 => load_words::<T, u16>(address, to.cast()),
+        _ => load_words::<T, u8>(address, to.cast()),
+    }
+    // SAFETY: every byte was written; `T` is an integer or an array of integers at every call.
+    unsafe { value.assume_init() }
+}
+
+/// Loads as many words as a `T` has, which is aligned as they are.
+#[inline(always)]
+fn load_words<T, W>(address: u64, to: *mut W) {
+    let type_id = offset!(type_words);
+    for word in 0..size_of::<T>() / size_of::<W>() {
+        let from = typed(address + (word * size_of::<W>()) as u64, type_id);
+        let from = core::ptr::with_exposed_provenance::<W>(from as usize);
+        // SAFETY: within the value; the verifier knows that the address is that of two words.
+        unsafe { to.add(word).write(read_volatile(from)) };
+    }
 }
 
 /// Copies the string at `address` as far as there is room, with a NUL; `to` is zero beforehand.
@@ -97,6 +122,96 @@ pub(crate) fn copy_words<const N: usize>(
     // SAFETY: `len` is at most the size of `words`, and the helper checks the address.
     let failed = unsafe { read_raw(words.as_mut_ptr().cast(), len, address as *const _) };
     if failed != 0 { Err(Gap) } else { Ok(()) }
+}
+
+/// The address as that of a type of the kernel's, by its id. What is loaded through it is what [`read`] would read, or
+/// zero where that would fail.
+#[inline(always)]
+pub(crate) fn typed(address: u64, type_id: u32) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let typed: u64;
+        // SAFETY: a function of the kernel that takes an address and an id, and returns the address; as all, it
+        // leaves the first six registers undefined.
+        unsafe {
+            core::arch::asm!(
+                "call {cast}",
+                cast = const functions::CAST,
+                inlateout("r1") address => _,
+                inlateout("r2") u64::from(type_id) => _,
+                lateout("r0") typed,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+            );
+        }
+        typed
+    }
+    // Host builds only check the types.
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = (type_id, functions::CAST);
+        address
+    }
+}
+
+/// In a session: whether the call returns, or is entered.
+#[inline(always)]
+pub(crate) fn is_return(context: *mut c_void) -> bool {
+    #[cfg(target_arch = "bpf")]
+    {
+        let is_return: u64;
+        // SAFETY: a function of the kernel that takes the context or nothing; as all, it leaves the first six registers
+        // undefined.
+        unsafe {
+            core::arch::asm!(
+                "call {function}",
+                function = const functions::IS_RETURN,
+                inlateout("r1") context => _,
+                lateout("r0") is_return,
+                lateout("r2") _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+            );
+        }
+        is_return & 0xff != 0
+    }
+    // Host builds only check the types.
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = (context, functions::IS_RETURN);
+        false
+    }
+}
+
+/// In a session: a word of this call, which its return gets from its entry.
+#[inline(always)]
+pub(crate) fn cookie(context: *mut c_void) -> *mut u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let cookie: *mut u64;
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!(
+                "call {function}",
+                function = const functions::COOKIE,
+                inlateout("r1") context => _,
+                lateout("r0") cookie,
+                lateout("r2") _,
+                lateout("r3") _,
+                lateout("r4") _,
+                lateout("r5") _,
+            );
+        }
+        cookie
+    }
+    // Host builds only check the types.
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = functions::COOKIE;
+        context.cast()
+    }
 }
 
 /// A `struct sk_buff`.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `main.rs` | entry points of kprobes and tracepoints: take the arguments out of the context, call, nothing else |
 //! | `trampolines.rs` | the same for trampolines; each has the name of the kprobe that it stands for and `_t` |
+//! | `sessions.rs` | the same for sessions, in which one program sees a call from its entry to its return |
 //! | `traversal.rs` | `ipt_do_table` and `ip6t_do_table`: entry, return, and the frame between them |
 //! | `nft.rs` | the same for nf_tables: `nft_do_chain`, the steps in between, and commits |
 //! | `extension.rs` | match and target functions: what they answered during a traversal |
@@ -49,6 +50,7 @@ mod maps;
 mod nft;
 mod presence;
 mod rules;
+mod sessions;
 mod trampolines;
 mod traversal;
 mod verify;
@@ -63,7 +65,7 @@ use aya_ebpf::{
 use call::Invocation;
 use form::Kprobe;
 use tracer_common::{ends, observed};
-use traversal::Arguments;
+use traversal::{Arguments, in_order};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -269,14 +271,14 @@ fn nft_commit_leave(ctx: RetProbeContext) -> u32 {
 /// `trace_kfree_skb(skb, location, …)`: a packet was dropped.
 #[raw_tracepoint(tracepoint = "kfree_skb")]
 fn skb_dropped(ctx: RawTracePointContext) -> u32 {
-    follow::end(ctx.arg(0), ends::DROPPED, ctx.arg(1));
+    follow::end::<Kprobe>(ctx.arg(0), ends::DROPPED, ctx.arg(1));
     0
 }
 
 /// `trace_consume_skb(skb, …)`: a packet was used up.
 #[raw_tracepoint(tracepoint = "consume_skb")]
 fn skb_consumed(ctx: RawTracePointContext) -> u32 {
-    follow::end(ctx.arg(0), ends::CONSUMED, 0);
+    follow::end::<Kprobe>(ctx.arg(0), ends::CONSUMED, 0);
     0
 }
 
@@ -285,7 +287,7 @@ fn skb_consumed(ctx: RawTracePointContext) -> u32 {
 #[kprobe]
 fn skb_freed(ctx: ProbeContext) -> u32 {
     if let Some(skb) = ctx.arg(0) {
-        follow::end(skb, ends::FREED, 0);
+        follow::end::<Kprobe>(skb, ends::FREED, 0);
     }
     0
 }
@@ -314,11 +316,7 @@ fn read_code(ctx: RawTracePointContext) -> u32 {
 #[inline(always)]
 fn enter(ctx: &ProbeContext, family: u8) {
     let registers = Registers(ctx.regs);
-    let (Some(skb), Some(state), Some(table)) = (
-        registers.argument(offset!(arg_skb)),
-        registers.argument(offset!(arg_state)),
-        registers.argument(offset!(arg_table)),
-    ) else {
+    let Some([skb, state, table]) = in_order(registers.first_three()) else {
         return;
     };
     let arguments = Arguments {
@@ -368,6 +366,18 @@ impl Registers {
     }
 
     #[inline(always)]
+    fn first_three(&self) -> [u64; 3] {
+        // SAFETY: the context that the kernel passed to the program.
+        unsafe {
+            [
+                read_volatile(&raw const (*self.0).rdi),
+                read_volatile(&raw const (*self.0).rsi),
+                read_volatile(&raw const (*self.0).rdx),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn stack_pointer(&self) -> u64 {
         // SAFETY: the context that the kernel passed to the program.
         unsafe { read_volatile(&raw const (*self.0).rsp) }
@@ -386,6 +396,10 @@ impl Registers {
 impl Registers {
     fn argument(&self, _: u32) -> Option<u64> {
         None
+    }
+
+    fn first_three(&self) -> [u64; 3] {
+        [0; 3]
     }
 
     fn stack_pointer(&self) -> u64 {

@@ -39,8 +39,13 @@ pub(crate) fn freed(table_info: u64) {
 /// The generation that a table has now.
 #[inline(always)]
 pub(crate) fn of(table: u64) -> Result<Generation, Gap> {
-    let table_info: u64 = read(table, offset!(table_private))?;
-    Ok(named(table_info))
+    Ok(named(address_of(table)?))
+}
+
+/// Where it lies: the whole name, for as long as it cannot have been given back.
+#[inline(always)]
+pub(crate) fn address_of(table: u64) -> Result<u64, Gap> {
+    read(table, offset!(table_private))
 }
 
 #[inline(always)]

@@ -14,29 +14,33 @@ use tracer_common::{ends, observed};
 use crate::{
     AF_INET, AF_INET6, extension, follow,
     form::{Trampoline, number},
-    offset, rules,
-    traversal::{self, Arguments},
+    frames, rules,
+    traversal::{self, Arguments, in_order},
 };
 
 #[fentry]
+#[inline(always)]
 fn ipt_enter_t(ctx: FEntryContext) -> i32 {
     enter(&Words(ctx.as_ptr().cast()), AF_INET);
     0
 }
 
 #[fexit]
+#[inline(always)]
 fn ipt_leave_t(ctx: FExitContext) -> i32 {
     leave(&Words(ctx.as_ptr().cast()), AF_INET);
     0
 }
 
 #[fentry]
+#[inline(always)]
 fn ip6t_enter_t(ctx: FEntryContext) -> i32 {
     enter(&Words(ctx.as_ptr().cast()), AF_INET6);
     0
 }
 
 #[fexit]
+#[inline(always)]
 fn ip6t_leave_t(ctx: FExitContext) -> i32 {
     leave(&Words(ctx.as_ptr().cast()), AF_INET6);
     0
@@ -109,7 +113,7 @@ fn rules_looked_up_t(ctx: FExitContext) -> i32 {
 /// `kfree_skbmem(skb)` and others whose first argument is a packet that ends.
 #[fentry]
 fn skb_freed_t(ctx: FEntryContext) -> i32 {
-    follow::end(number(Words(ctx.as_ptr().cast()).at(0)), ends::FREED, 0);
+    follow::end::<Trampoline>(Words(ctx.as_ptr().cast()).at(0), ends::FREED, 0);
     0
 }
 
@@ -122,28 +126,31 @@ fn enter(words: &Words, family: u8) {
 
 #[inline(always)]
 fn leave(words: &Words, family: u8) {
-    if let Some(arguments) = arguments(words, family) {
-        traversal::returned(&arguments, words.at(3) as u32);
+    if frames::any_open()
+        && let Some(arguments) = arguments(words, family)
+    {
+        returned(arguments.skb, arguments.frame, words.at(3) as u32);
     }
+}
+
+/// A function of its own: most packets do not come here, and so do not pay for saving what it changes.
+#[inline(never)]
+fn returned(skb: u64, frame: u64, verdict: u32) {
+    traversal::returned(skb, frame, verdict);
 }
 
 #[inline(always)]
 fn arguments(words: &Words, family: u8) -> Option<Arguments> {
     // All are read, each at its constant offset as the verifier wants it; with one read in each arm the compiler would
     // compute the offset.
-    let (first, second, third) = (words.at(0), words.at(1), words.at(2));
-    let at = |position| match position {
-        0 => Some(first),
-        1 => Some(second),
-        2 => Some(third),
-        _ => None,
-    };
+    let words_at = [words.at(0), words.at(1), words.at(2)];
+    let [skb, state, table] = in_order(words_at)?;
     Some(Arguments {
-        skb: at(offset!(arg_skb))?,
-        state: at(offset!(arg_state))?,
-        table: at(offset!(arg_table))?,
+        skb,
+        state,
+        table,
         family,
-        frame: at(offset!(arg_state))?,
+        frame: state,
     })
 }
 

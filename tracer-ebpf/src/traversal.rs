@@ -9,12 +9,12 @@ use tracer_common::{
 use crate::{
     call::{self, Call, Invocation},
     connection,
-    emit::emit,
+    emit::emit_traversal,
     filter, follow,
     follow::Life,
     form::{Form, Kprobe, Trampoline},
     frames, guard, ip,
-    kernel::{Gap, Skb, append_headers, copy, copy_headers, read},
+    kernel::{Gap, Skb, append_headers, copy_headers, read, typed},
     maps::count,
     offset, rules, verify,
 };
@@ -34,49 +34,106 @@ pub(crate) struct Arguments {
     pub(crate) frame: u64,
 }
 
-/// The table's name in words, to be compared in few instructions.
-pub(crate) type TableName = [u32; TABLE_NAME_LEN / 4];
-
-/// Decides whether this traversal of a legacy table is recorded, and if so opens its frame.
+/// Packet, state and table, from the first three arguments of the function, of which two orders are known. One test:
+/// most packets pay for it.
 #[inline(always)]
-pub(crate) fn enter<F: Form>(form: F, arguments: &Arguments) {
-    form.forget(F::number(arguments.frame));
-    if let Err(Gap) = try_enter(form, arguments) {
-        count(Counter::ReadFailed);
+pub(crate) fn in_order([first, second, third]: [u64; 3]) -> Option<[u64; 3]> {
+    match offset!(arg_skb) {
+        0 => Some([first, second, third]),
+        1 => Some([second, third, first]),
+        _ => None,
     }
 }
 
+/// The table's name in words, to be compared in few instructions.
+pub(crate) type TableName = [u32; TABLE_NAME_LEN / 4];
+
+/// Decides whether this traversal of a legacy table is recorded, and if so opens its frame: true then.
 #[inline(always)]
-fn try_enter<F: Form>(form: F, arguments: &Arguments) -> Result<(), Gap> {
-    // Most packets are neither followed nor satisfy the filter: that is found out before anything else is looked at.
-    if !concerns::<F>(arguments)? {
-        return Ok(());
+pub(crate) fn enter<F: Form>(form: F, arguments: &Arguments) -> bool {
+    form.forget(arguments.frame);
+    match look::<F>(arguments) {
+        Ok(Concern::None) => false,
+        Ok(concern) => record(form, arguments, concern),
+        Err(Gap) => {
+            count(Counter::ReadFailed);
+            false
+        }
     }
-    let table_name: TableName = read(arguments.table, offset!(table_name))?;
+}
+
+/// Records a traversal of a packet that concerns us, as far as is known.
+#[inline(always)]
+pub(crate) fn record<F: Form>(form: F, arguments: &Arguments, concern: Concern) -> bool {
+    try_record(form, arguments, concern).unwrap_or_else(|Gap| {
+        count(Counter::ReadFailed);
+        false
+    })
+}
+
+#[inline(always)]
+fn try_record<F: Form>(form: F, arguments: &Arguments, concern: Concern) -> Result<bool, Gap> {
+    if !concern.is_certain::<F>(arguments)? {
+        return Ok(false);
+    }
+    let table_name = read::<[u64; TABLE_NAME_LEN / 8]>(arguments.table, offset!(table_name))?;
+    // SAFETY: the same number of bytes, of which every pattern is a value.
+    let table_name = unsafe { core::mem::transmute::<[u64; TABLE_NAME_LEN / 8], TableName>(table_name) };
     let hook: u8 = F::read(arguments.state, offset!(state_hook))?;
     let rank = follow::rank(hook, &table_name);
-    let Some(frame) = begin(form, arguments, hook, rank, &table_name)? else {
-        return Ok(());
+    let Some(frame) = begin(form, arguments, concern, hook, rank, &table_name)? else {
+        return Ok(false);
     };
     match rules::of(arguments.table) {
         Ok(generation) => frame.generation = generation,
         Err(Gap) => note_gap(frame),
     }
     verify::begin(frame);
-    Ok(())
+    Ok(true)
 }
 
-/// Whether the packet may be followed already, satisfies the filter, or belongs to a followed connection.
+/// Whether a packet is to be recorded, as far as is known from a look at it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum Concern {
+    /// It is not.
+    None,
+    /// It is if its connection is followed.
+    OfConnection,
+    /// It does not satisfy the filter, but is followed already, if it is the packet that was last seen at its address.
+    MayBeFollowed,
+    /// It satisfies the filter.
+    Satisfies,
+}
+
+/// All that most packets pay for: they are neither followed nor satisfy the filter, and that is found out before anything
+/// else is looked at.
 #[inline(always)]
-pub(crate) fn concerns<F: Form>(arguments: &Arguments) -> Result<bool, Gap> {
-    if follow::may_know(F::number(arguments.skb)) || filter::satisfied::<F>(arguments)? {
-        return Ok(true);
+pub(crate) fn look<F: Form>(arguments: &Arguments) -> Result<Concern, Gap> {
+    Ok(if filter::satisfied::<F>(arguments)? {
+        Concern::Satisfies
+    } else if follow::may_know::<F>(arguments.skb) {
+        Concern::MayBeFollowed
+    } else if connection::any() {
+        Concern::OfConnection
+    } else {
+        Concern::None
+    })
+}
+
+impl Concern {
+    /// Looks at the connection too, where that matters.
+    #[inline(always)]
+    pub(crate) fn is_certain<F: Form>(self, arguments: &Arguments) -> Result<bool, Gap> {
+        match self {
+            Self::None => Ok(false),
+            Self::MayBeFollowed | Self::Satisfies => Ok(true),
+            Self::OfConnection => {
+                let network_header = Skb(arguments.skb).network_header::<F>()?;
+                connection::is_followed::<F>(arguments, network_header, filter::netns::<F>(arguments)?)
+            }
+        }
     }
-    if !connection::any() {
-        return Ok(false);
-    }
-    let network_header = Skb(arguments.skb).network_header::<F>()?;
-    connection::is_followed::<F>(arguments, network_header, filter::netns::<F>(arguments)?)
 }
 
 /// A part of the record could not be read.
@@ -86,12 +143,13 @@ pub(crate) fn note_gap(frame: &mut Traversal) {
     count(Counter::ReadFailed);
 }
 
-/// Decides whether this traversal of a packet that [`concerns`] is recorded, and if so opens its frame with all that
+/// Decides whether this traversal of a packet that concerns us is recorded, and if so opens its frame with all that
 /// does not depend on the backend.
 #[inline(always)]
 pub(crate) fn begin<F: Form>(
     form: F,
     arguments: &Arguments,
+    concern: Concern,
     hook: u8,
     rank: u8,
     table_name: &TableName,
@@ -110,12 +168,15 @@ pub(crate) fn begin<F: Form>(
         passes: u16::from(in_scope),
         shed: 0,
     };
-    let may_know = follow::may_know(skb);
-    let known = if may_know { follow::known(skb, &life) } else { None };
+    let known = if follow::may_know::<F>(arguments.skb) {
+        follow::known(skb, &life)
+    } else {
+        None
+    };
     let (life, flags) = match known {
         Some(life) => (life, 0),
-        None if may_know
-            && !filter::satisfied::<F>(arguments)?
+        // It was taken for a followed one, which has gone unseen.
+        None if concern == Concern::MayBeFollowed
             && !connection::is_followed::<F>(arguments, network_header, netns)? =>
         {
             return Ok(None);
@@ -255,7 +316,11 @@ fn fill_link_header<F: Form>(frame: &mut Traversal, skb: Skb) -> Result<(), Gap>
     frame.hard_header_len = F::read(device, offset!(device_hard_header_len))?;
     if let Some(header) = skb.link_header::<F>()? {
         // All there is room for, which may be more than the header: the length says what belongs to it.
-        copy(header, 0, &mut frame.link_header)?;
+        let bytes = read::<[u64; LINK_HEADER_LEN_MAX / 8]>(header, 0)?;
+        // SAFETY: the same number of bytes, of which every pattern is a value.
+        frame.link_header = unsafe {
+            core::mem::transmute::<[u64; LINK_HEADER_LEN_MAX / 8], [u8; LINK_HEADER_LEN_MAX]>(bytes)
+        };
         frame.link_header_len = frame.hard_header_len.min(LINK_HEADER_LEN_MAX as u16);
     }
     Ok(())
@@ -357,12 +422,23 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
 
 /// A trampoline sees it, and the arguments again.
 #[inline(always)]
-pub(crate) fn returned(arguments: &Arguments, verdict: u32) {
-    let Some(slot) = frames::slots::find(Trampoline::number(arguments.frame)) else {
+pub(crate) fn returned(skb: u64, frame: u64, verdict: u32) {
+    finish(Trampoline::number(frame), |_| skb, verdict);
+}
+
+/// A session sees it, which names the traversal.
+#[inline(always)]
+pub(crate) fn session_returned(state: u64, verdict: u32) {
+    finish(state, |frame| typed(frame.skb, offset!(type_skb)), verdict);
+}
+
+#[inline(always)]
+fn finish(state: u64, skb: impl FnOnce(&Traversal) -> u64, verdict: u32) {
+    let Some(slot) = frames::slots::find(state) else {
         return;
     };
     if let Some(frame) = frames::slots::frame(slot) {
-        complete::<Trampoline>(frame, arguments.skb, verdict);
+        complete::<Trampoline>(frame, skb(frame), verdict);
         end(frame);
     }
     frames::slots::close(slot);
@@ -373,7 +449,8 @@ pub(crate) fn returned(arguments: &Arguments, verdict: u32) {
 fn end(frame: &mut Traversal) {
     // The function read the table's rules some time between the two probes. The kernel waits for it before it
     // gives the old ones back, so the same address at both ends is the same generation throughout.
-    let same = matches!(rules::of(frame.table), Ok(generation) if generation == frame.generation);
+    let same =
+        matches!(rules::address_of(frame.table), Ok(address) if address == frame.generation.table_info);
     if !same || rules::is_unsure(&frame.generation) {
         frame.flags |= flags::GENERATION_UNSURE;
     }
@@ -407,7 +484,7 @@ fn complete<F: Form>(frame: &mut Traversal, skb: u64, verdict: u32) {
 /// Sends a record.
 #[inline(always)]
 pub(crate) fn send(frame: &Traversal) {
-    count(if emit(frame.bytes()) {
+    count(if emit_traversal(frame) {
         Counter::Delivered
     } else {
         Counter::RingFull

@@ -788,6 +788,7 @@ impl Show {
 fn probes_summary(forms: &Forms) -> String {
     let Forms {
         trampolines,
+        sessions,
         kprobes,
         tracepoints,
         refusal,
@@ -795,7 +796,7 @@ fn probes_summary(forms: &Forms) -> String {
         took,
     } = forms;
     let mut text = format!(
-        "probes: {trampolines} trampolines, {kprobes} kprobes, {tracepoints} tracepoints, attached in {} ms\n",
+        "probes: {trampolines} trampolines, {sessions} by the function tracer, {kprobes} kprobes, {tracepoints} tracepoints, attached in {} ms\n",
         took.as_millis()
     );
     if let Some(refusal) = refusal {

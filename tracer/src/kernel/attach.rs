@@ -27,26 +27,20 @@ use tracer_common::{
     Counter, FRAMES_MAX, Filter, Guard, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
 };
 
-use crate::{netns::reader_name, nftables::key::TraceKey};
+use crate::{netns::reader_name, nftables::key::TraceKey, traversal::Family};
 
 use super::{
     KernelBtf,
     commits::{Commits, Committed},
     link,
     missed::Kprobes,
+    object::Object,
     preflight::Families,
     probes::{Kind, PROGRAMS, Program, Purpose},
     returns::{self, NotFound, Returns},
-    trampoline::{self, Refusal, Trampoline, Trampolines, When},
+    trampoline::{self, Refusal, Traced, Trampoline, Trampolines, When},
     verify::Places,
 };
-
-/// The eBPF object that this binary was built with.
-#[cfg(ebpf_object)]
-const OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("TRACER_EBPF_OBJECT")));
-/// Plain `cargo build` embeds none.
-#[cfg(not(ebpf_object))]
-const OBJECT: Option<&[u8]> = None;
 
 /// What is to be traced.
 #[derive(Clone, Debug)]
@@ -216,9 +210,12 @@ pub struct Attached {
     kprobes: Option<Kprobes>,
     /// Functions that return probes have to do for, and why.
     return_probes: Vec<ReturnProbe>,
-    /// Whether traversals are seen by trampolines.
-    slotted: bool,
+    /// How traversals are seen.
+    shape: Shape,
+    /// [`Plan::preempted`]
+    preempted: bool,
     owners: Array<MapData, OwnersBytes>,
+    closing: Array<MapData, u32>,
     guard: Array<MapData, GuardBytes>,
     refusal: Option<String>,
     took: Duration,
@@ -265,6 +262,20 @@ type FrameBytes = [u8; size_of::<tracer_common::Traversal>()];
 /// A [`Guard`] as the map holds it.
 type GuardBytes = [u8; size_of::<Guard>()];
 
+/// How both ends of a function are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// By two programs on its trampoline.
+    Trampolines,
+    /// By one program that the function tracer runs; other programs at an entry are run by it as well.
+    Sessions,
+    /// By a kprobe and a kretprobe.
+    Kprobes,
+}
+
+/// The word that keeps sessions from beginning.
+const CLOSING: &str = ".bss.closing";
+
 /// The `nf_hook_state` of the traversal that each slot belongs to, zero for none.
 type OwnersBytes = [u8; 8 * FRAMES_MAX as usize];
 /// The section that has them.
@@ -280,6 +291,7 @@ struct Link {
 /// What keeps it.
 enum Held {
     Trampoline(Trampoline),
+    Session(Trampoline),
     Kprobe {
         link: KprobeLink,
         /// Which may have other links too.
@@ -315,7 +327,7 @@ impl Link {
     /// either.
     fn missed(&self, skips_counted: bool, counted: Option<&StdHashMap<u64, u64>>) -> Option<u64> {
         match &self.held {
-            Held::Trampoline(trampoline) => trampoline.missed().ok(),
+            Held::Trampoline(held) | Held::Session(held) => held.missed().ok(),
             Held::RawTracepoint { program, .. } => trampoline::missed(program.as_fd()).ok(),
             Held::Kprobe {
                 link: KprobeLink::Link { id, .. },
@@ -336,11 +348,13 @@ impl Link {
 pub struct Forms {
     /// Programs on trampolines.
     pub trampolines: usize,
+    /// Programs that the function tracer runs.
+    pub sessions: usize,
     /// Kprobes and kretprobes.
     pub kprobes: usize,
     /// Raw tracepoints.
     pub tracepoints: usize,
-    /// Why traversals are not seen by trampolines.
+    /// Why traversals are seen neither by trampolines nor by sessions.
     pub refusal: Option<String>,
     /// Functions that return probes have to do for: they may miss a call within another of the same function.
     pub return_probes: Vec<ReturnProbe>,
@@ -376,19 +390,20 @@ impl Attached {
     /// takes them, which is found out by trying, else by kprobes.
     pub(super) fn attach_some(plan: &Plan, wanted: impl Fn(Purpose) -> bool) -> Result<Self, AttachError> {
         let started = Instant::now();
-        let attempt = |slotted| {
-            let mut attached = Self::load_as(plan, slotted)?;
+        let attempt = |shape| {
+            let mut attached = Self::load_as(plan, shape)?;
             attached.attach_programs(plan, &wanted)?;
             Ok(attached)
         };
-        let mut attached = match attempt(!plan.preempted) {
-            Ok(attached) if plan.preempted => Self {
-                refusal: Some("this kernel preempts programs on trampolines".to_owned()),
-                ..attached
-            },
+        let first = if plan.preempted {
+            Shape::Sessions
+        } else {
+            Shape::Trampolines
+        };
+        let mut attached = match attempt(first) {
             Err(AttachError::Trampoline(refusal)) => Self {
                 refusal: Some(refusal.to_string()),
-                ..attempt(false)?
+                ..attempt(Shape::Kprobes)?
             },
             other => other?,
         };
@@ -398,11 +413,13 @@ impl Attached {
 
     /// Creates the maps; the programs are loaded when they are attached.
     pub(super) fn load(plan: &Plan) -> Result<Self, AttachError> {
-        Self::load_as(plan, false)
+        Self::load_as(plan, Shape::Kprobes)
     }
 
-    fn load_as(plan: &Plan, slotted: bool) -> Result<Self, AttachError> {
-        let object = OBJECT.ok_or(AttachError::NoObject)?;
+    fn load_as(plan: &Plan, shape: Shape) -> Result<Self, AttachError> {
+        let object = Object::for_kernel(plan.btf.vmlinux()).ok_or(AttachError::NoObject)?;
+        let object = object.bytes();
+        let slotted = shape != Shape::Kprobes;
         let sites = plan.witness.map_or(Sites::NONE, Places::sites);
         // SAFETY: all are plain old data without hidden padding (asserted in tracer-common).
         let (offsets, filter, sites) =
@@ -438,16 +455,14 @@ impl Attached {
         let commits = Arc::new(Commits::new(take_map(&mut ebpf, "COMMITS")?));
         Ok(Self {
             links: Vec::new(),
-            trampolines: if plan.preempted {
-                None
-            } else {
-                Trampolines::new(object, &ebpf, plan.btf.clone())
-            },
+            trampolines: Trampolines::new(object, &ebpf, plan.btf.clone()),
             returns: Returns::default(),
             kprobes: None,
             return_probes: Vec::new(),
-            slotted,
+            shape,
+            preempted: plan.preempted,
             owners: take_map(&mut ebpf, OWNERS)?,
+            closing: take_map(&mut ebpf, CLOSING)?,
             guard: take_map(&mut ebpf, "GUARD")?,
             refusal: None,
             took: Duration::ZERO,
@@ -488,13 +503,13 @@ impl Attached {
     /// Looks for the instructions that return, before probes change the code.
     fn look_for_returns(&mut self, plan: &Plan, wanted: &impl Fn(Purpose) -> bool) {
         let at_instructions = |program: &Program| {
-            let by_kprobe = !self.slotted || !program.by_trampoline;
+            let by_kprobe = self.shape == Shape::Kprobes || !program.by_trampoline;
             by_kprobe && program.kind == Kind::Return && returns::program_for(program.name).is_some()
         };
         let programs = plan.programs(wanted).filter(at_instructions);
         let functions = programs.map(|program| program.function);
         self.returns.look(&mut self.ebpf, functions);
-        if !plan.skips_counted && !self.slotted {
+        if !plan.skips_counted && self.shape == Shape::Kprobes {
             self.kprobes = Kprobes::find(&plan.btf);
         }
     }
@@ -513,6 +528,7 @@ impl Attached {
         let count = |is: fn(&Held) -> bool| self.links.iter().filter(|link| is(&link.held)).count();
         Forms {
             trampolines: count(|held| matches!(held, Held::Trampoline(_))),
+            sessions: count(|held| matches!(held, Held::Session(_))),
             kprobes: count(|held| matches!(held, Held::Kprobe { .. })),
             tracepoints: count(|held| matches!(held, Held::RawTracepoint { .. })),
             refusal: self.refusal.clone(),
@@ -573,7 +589,6 @@ impl Attached {
             kind,
             function,
             purpose,
-            by_trampoline,
             ..
         } = program;
         let when = match kind {
@@ -585,22 +600,10 @@ impl Attached {
                 return Ok(());
             }
         };
-        let is_entry = when == When::Entry;
-        let trampoline = if by_trampoline {
-            self.attach_trampoline(name, when, function)
-        } else {
-            Err(Refusal::NoProgram(name.to_owned()))
-        };
-        match (trampoline, purpose) {
-            (Ok(held), Purpose::Tables(_)) if !self.slotted => drop(held),
-            (Ok(held), _) => {
-                self.keep(purpose, is_entry, held);
-                return Ok(());
-            }
-            // Both ends must be of one form, so all start again.
-            (Err(refusal), Purpose::Tables(_)) if self.slotted => return Err(refusal.into()),
-            (Err(_), _) => {}
+        if program.by_trampoline && self.attach_cheaply(program, when)? {
+            return Ok(());
         }
+        let is_entry = when == When::Entry;
         let held = if is_entry {
             let held = self.attach_kprobe(name, function, 0)?;
             vec![held.at(self.returns.start_of(function))]
@@ -640,6 +643,49 @@ impl Attached {
             cause,
         });
         Ok(vec![held])
+    }
+
+    /// Attaches a program in a form that costs less than a kprobe, if the kernel takes it. Both ends of a traversal must
+    /// have the same form: where that is refused, all start again.
+    fn attach_cheaply(&mut self, program: Program, when: When) -> Result<bool, AttachError> {
+        let Program {
+            name,
+            function,
+            purpose,
+            ..
+        } = program;
+        let is_entry = when == When::Entry;
+        let (at_entry, held) = match (self.shape, purpose) {
+            (Shape::Kprobes, Purpose::Tables(_)) => return Ok(false),
+            // The session at the entry sees it.
+            (Shape::Sessions, Purpose::Tables(_)) if !is_entry => return Ok(true),
+            (Shape::Sessions, Purpose::Tables(family)) => {
+                let session = match family {
+                    Family::Ipv4 => "ipt_s",
+                    Family::Ipv6 => "ip6t_s",
+                };
+                (false, self.attach_traced(session, Traced::Session, function))
+            }
+            (Shape::Sessions, _) if is_entry => (true, self.attach_traced(name, Traced::Entry, function)),
+            _ if self.preempted => return Ok(false),
+            _ => (is_entry, self.attach_trampoline(name, when, function)),
+        };
+        match (held, purpose) {
+            (Ok(held), _) => {
+                self.keep(purpose, at_entry, held);
+                Ok(true)
+            }
+            (Err(refusal), Purpose::Tables(_)) => Err(refusal.into()),
+            (Err(_), _) => Ok(false),
+        }
+    }
+
+    /// Has the function tracer run a program.
+    fn attach_traced(&mut self, name: &str, traced: Traced, function: &str) -> Result<Vec<Held>, Refusal> {
+        let no_program = || Refusal::NoProgram(name.to_owned());
+        let trampolines = self.trampolines.as_mut().ok_or_else(no_program)?;
+        let attached = trampolines.attach_traced(name, traced, function)?;
+        Ok(vec![Held::Session(attached)])
     }
 
     /// Attaches the trampoline form of a program: the one that has `_t` at the end of its name.
@@ -699,13 +745,20 @@ impl Attached {
     /// # Errors
     /// The kernel has no such function, or refuses.
     pub fn observe(&mut self, extension: ExtensionKind, function: &str) -> Result<(), AttachError> {
-        let leave = match extension {
-            ExtensionKind::Match => "match_leave",
-            ExtensionKind::Target { headers: false } => "target_leave",
-            ExtensionKind::Target { headers: true } => "target_leave_changed",
+        let (leave, session) = match extension {
+            ExtensionKind::Match => ("match_leave", "match_s"),
+            ExtensionKind::Target { headers: false } => ("target_leave", "target_s"),
+            ExtensionKind::Target { headers: true } => ("target_leave_changed", "target_changed_s"),
         };
-        // At the return a trampoline has the arguments still, so it takes no entry.
-        if let Ok(held) = self.attach_trampoline(leave, When::Return, function) {
+        let held = if self.shape == Shape::Sessions {
+            self.attach_traced(session, Traced::Session, function).ok()
+        } else if self.preempted {
+            None
+        } else {
+            // At the return a trampoline has the arguments still, so it takes no entry.
+            self.attach_trampoline(leave, When::Return, function).ok()
+        };
+        if let Some(held) = held {
             self.keep(Purpose::Extensions, false, held);
             return Ok(());
         }
@@ -856,6 +909,8 @@ impl Attached {
             return;
         }
         let (skipped, forms) = (self.skipped(), self.forms());
+        // Where it fails, traversals begin until the links are gone, and are counted as ended unseen.
+        let _ = self.closing.set(0, 1, 0);
         self.links.retain(|link| !link.at_entry);
         let deadline = Instant::now() + UNDER_WAY_MAX;
         while self.under_way() > 0 && Instant::now() < deadline {

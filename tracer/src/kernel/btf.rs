@@ -399,6 +399,13 @@ impl Btf {
         }
     }
 
+    /// The id of a struct `name`, the first of them.
+    #[must_use]
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.named(name)
+            .find(|id| self.record(*id).is_some_and(|record| record.kind == kind::STRUCT))
+    }
+
     /// Whether there is a typedef of this name. The kernel has `btf_trace_<name>` for each raw
     /// tracepoint (`check_attach_btf_id` in `kernel/bpf/verifier.c`).
     #[must_use]

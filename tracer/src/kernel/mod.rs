@@ -11,6 +11,7 @@ mod link;
 pub mod machine;
 mod missed;
 mod nft_rules;
+mod object;
 pub mod obstacle;
 pub mod offsets;
 pub mod preflight;

@@ -244,6 +244,13 @@ const TABLES: &[(&str, &str, Field, Documented)] = &[
     ),
 ];
 
+/// Types of what programs have as an address.
+const TYPES: &[(&str, Field)] = &[
+    ("sk_buff", |o| &mut o.type_skb),
+    ("nf_hook_state", |o| &mut o.type_state),
+    ("timespec64", |o| &mut o.type_words),
+];
+
 /// What is known of a member's offset without BTF.
 #[derive(Clone, Copy)]
 enum Documented {
@@ -322,6 +329,11 @@ pub fn resolve(vmlinux: &Btf, modules: &ModuleBtf<'_>, backends: Backends) -> Re
         .nftables
         .then(|| nft::resolve(vmlinux, modules, &mut offsets, &mut sources).map_err(Arc::new));
     offsets.tcp_ae = vmlinux.bit("tcphdr", "ae").unwrap_or(ABSENT);
+    if vmlinux.function("bpf_rdonly_cast").is_some() {
+        for (structure, field) in TYPES {
+            *field(&mut offsets) = vmlinux.structure(structure).unwrap_or(ABSENT);
+        }
+    }
     Ok(Resolved {
         offsets,
         signature,
@@ -537,19 +549,34 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn without_casts_no_type_has_an_id() {
+        let modules: &[(&str, &str, &[&str])] = &[("ip_tables", "ipt_do_table", NEW)];
+        let mut offsets = resolve_with(vmlinux(false, true, |_| {}), modules)
+            .unwrap()
+            .offsets;
+        for (name, field) in TYPES {
+            assert_eq!(*field(&mut offsets), ABSENT, "{name}");
+        }
+    }
+
+    #[test]
     fn every_field_is_filled() {
+        let casting = |b: &mut Builder| {
+            b.structure("timespec64", &[("tv_sec", 1, 0), ("tv_nsec", 1, 64)]);
+            b.function("bpf_rdonly_cast", &[]);
+        };
         let resolved = resolve_with(
-            vmlinux(false, true, |_| {}),
+            vmlinux(false, true, casting),
             &[("ip_tables", "ipt_do_table", NEW)],
         )
         .unwrap();
-        // The arguments are no members, and nf_tables was not asked for.
+        // The arguments and types are no members, and nf_tables was not asked for.
         let absent = format!("{:?}", resolved.offsets)
             .matches(&ABSENT.to_string())
             .count();
         assert_eq!(absent, NFTABLES_LEN);
         assert_eq!(
-            resolved.sources.len() + 4 + NFTABLES_LEN,
+            resolved.sources.len() + 4 + TYPES.len() + NFTABLES_LEN,
             size_of::<Offsets>() / 4
         );
         assert_eq!(resolved.offsets.net_inum, 48);

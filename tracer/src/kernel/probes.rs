@@ -73,6 +73,8 @@ pub struct Probe {
     /// Whether the kernel's types describe the function, the program has the form and no task is preempted in it, so that
     /// it goes on a trampoline.
     pub described: bool,
+    /// Whether the function tracer runs the program, where tasks are preempted in it.
+    pub traced: bool,
 }
 
 impl Probe {
@@ -82,6 +84,12 @@ impl Probe {
     /// What the probe is called in the form that this kernel is expected to take.
     #[must_use]
     pub fn form(&self) -> &'static str {
+        if self.traced {
+            return match self.purpose {
+                Purpose::Tables(_) => "kprobe.session",
+                _ => "kprobe.multi",
+            };
+        }
         match (self.kind, self.described) {
             (Kind::RawTracepoint, _) => "raw tracepoint",
             (Kind::Entry, true) => "fentry",
@@ -237,6 +245,9 @@ impl Program {
     }
 }
 
+/// What a session gives its program (`kernel/trace/bpf_trace.c`, 6.10).
+const SESSION_COOKIE: &str = "bpf_session_cookie";
+
 /// Whether the kernel preempts programs on trampolines. It leaves out a program that another task was preempted in
 /// (`__bpf_prog_enter_recur`, `kernel/bpf/trampoline.c`), so traversals would be missed; kprobes run unpreempted.
 #[must_use]
@@ -249,6 +260,13 @@ pub fn preempted_on_trampolines(symbols: &[Symbol]) -> bool {
 pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>) -> Vec<Probe> {
     let preempted = preempted_on_trampolines(symbols);
     let vmlinux = btf.map(|btf| &**btf.vmlinux());
+    // Both ends of a table are one session; of other functions the function tracer sees the entry.
+    let has_sessions = preempted && vmlinux.is_some_and(|btf| btf.function(SESSION_COOKIE).is_some());
+    let traced = |program: &Program| {
+        has_sessions
+            && program.by_trampoline
+            && (program.kind == Kind::Entry || matches!(program.purpose, Purpose::Tables(_)))
+    };
     let describes = |place: &Place, function| match (place, btf) {
         (Place::Vmlinux, Some(btf)) => btf.vmlinux().function(function).is_some(),
         (Place::Module(name), Some(btf)) => {
@@ -273,6 +291,7 @@ pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>) -> Vec<Probe> {
                     && program.by_trampoline
                     && !preempted
                     && describes(&place, program.function),
+                traced: traced(program) && place.is_found(),
                 place,
             }
         })

@@ -1,6 +1,9 @@
 //! Programs on trampolines (fentry and fexit), also of functions in modules, which aya cannot load: it never says which
 //! module's types a function is described by (`attach_btf_obj_fd`).
 //!
+//! And programs that the kernel runs by its function tracer: at the entry of a call (`kprobe.multi`), or at the entry and
+//! the return of the same call (`kprobe.session`, 6.10), which the library knows neither. There nobody is preempted.
+//!
 //! The programs come from the same object as all others and use the same maps.
 
 use std::{
@@ -19,6 +22,7 @@ use aya_obj::Object;
 use super::{
     KernelBtf,
     described::{Described, Functions},
+    link,
     syscall::{GetInfo, NAME_LEN, ProgramLoad, bpf, bpf_fd, command},
 };
 
@@ -53,10 +57,12 @@ pub(super) struct Trampolines {
     types: HashMap<String, OwnedFd>,
 }
 
-/// A program on the trampoline of a function.
+/// A program on the trampoline of a function, or run by the function tracer.
 pub(super) struct Trampoline {
-    _link: OwnedFd,
+    link: OwnedFd,
     program: OwnedFd,
+    /// Whether the function tracer runs it.
+    traced: bool,
 }
 
 /// When a program runs.
@@ -64,6 +70,15 @@ pub(super) struct Trampoline {
 pub(super) enum When {
     Entry,
     Return,
+}
+
+/// The same of the function tracer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Traced {
+    /// At the entry.
+    Entry,
+    /// At the entry, and at the return where the entry asks for it.
+    Session,
 }
 
 impl Trampolines {
@@ -123,6 +138,80 @@ impl Trampolines {
             None => None,
             Some(module) => Some(self.types_of(module).map_err(plain)?.try_clone().map_err(plain)?),
         };
+        let attr = ProgramLoad {
+            program_type: TRACING,
+            expected_attach_type: match when {
+                When::Entry => FENTRY,
+                When::Return => FEXIT,
+            },
+            attach_btf_id: described.type_id,
+            attach_btf_object: types
+                .as_ref()
+                .map_or(0, |types| types.as_raw_fd().cast_unsigned()),
+            ..ProgramLoad::default()
+        };
+        let program = self.load(program, attr, refused)?;
+        let mut attr = RawTracepointOpen {
+            name: 0,
+            program: program.as_raw_fd().cast_unsigned(),
+            padding: 0,
+        };
+        let link = bpf_fd(command::RAW_TRACEPOINT_OPEN, &mut attr).map_err(plain)?;
+        Ok(Trampoline {
+            link,
+            program,
+            traced: false,
+        })
+    }
+
+    /// Has a program run by the function tracer.
+    pub(super) fn attach_traced(
+        &mut self,
+        program: &str,
+        traced: Traced,
+        function: &str,
+    ) -> Result<Trampoline, Refusal> {
+        let refused = |(cause, log): (io::Error, String)| Refusal::Kernel {
+            program: program.to_owned(),
+            function: function.to_owned(),
+            cause,
+            log,
+        };
+        let attach_type = match traced {
+            Traced::Entry => KPROBE_MULTI,
+            Traced::Session => KPROBE_SESSION,
+        };
+        let attr = ProgramLoad {
+            program_type: KPROBE,
+            expected_attach_type: attach_type,
+            ..ProgramLoad::default()
+        };
+        let program = self.load(program, attr, refused)?;
+        let name = CString::new(function).map_err(|error| refused((error.into(), String::new())))?;
+        let names = [name.as_ptr().expose_provenance() as u64];
+        let mut attr = LinkCreate {
+            program: program.as_raw_fd().cast_unsigned(),
+            attach_type,
+            count: 1,
+            names: names.as_ptr().expose_provenance() as u64,
+            ..LinkCreate::default()
+        };
+        let link =
+            bpf_fd(command::LINK_CREATE, &mut attr).map_err(|cause| refused((cause, String::new())))?;
+        Ok(Trampoline {
+            link,
+            program,
+            traced: true,
+        })
+    }
+
+    /// Loads a program, as `attr` says.
+    fn load(
+        &self,
+        program: &str,
+        attr: ProgramLoad,
+        refused: impl FnOnce((io::Error, String)) -> Refusal,
+    ) -> Result<OwnedFd, Refusal> {
         let no_program = || Refusal::NoProgram(program.to_owned());
         let parsed = self.object.programs.get(program).ok_or_else(no_program)?;
         let body = self
@@ -130,22 +219,7 @@ impl Trampolines {
             .functions
             .get(&parsed.function_key())
             .ok_or_else(no_program)?;
-        let program = load(
-            program,
-            &body.instructions,
-            &parsed.license,
-            when,
-            types.as_ref().map(AsFd::as_fd),
-            described.type_id,
-        )
-        .map_err(refused)?;
-        let mut attr = RawTracepointOpen {
-            name: 0,
-            program: program.as_raw_fd().cast_unsigned(),
-            padding: 0,
-        };
-        let link = bpf_fd(command::RAW_TRACEPOINT_OPEN, &mut attr).map_err(plain)?;
-        Ok(Trampoline { _link: link, program })
+        load(program, &body.instructions, &parsed.license, attr).map_err(refused)
     }
 
     /// The BTF object of a module.
@@ -163,7 +237,12 @@ impl Trampolines {
 impl Trampoline {
     /// How often the kernel did not run the program; see [`missed`].
     pub(super) fn missed(&self) -> io::Result<u64> {
-        missed(self.program.as_fd())
+        let at_link = if self.traced {
+            link::missed_traced(self.link.as_fd())?
+        } else {
+            0
+        };
+        Ok(at_link + missed(self.program.as_fd())?)
     }
 }
 
@@ -210,6 +289,27 @@ struct RawTracepointOpen {
     padding: u32,
 }
 
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads of `kprobe_multi`.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    kprobe_flags: u32,
+    count: u32,
+    names: u64,
+    addresses: u64,
+    cookies: u64,
+}
+
+/// `BPF_PROG_TYPE_KPROBE`
+const KPROBE: u32 = 2;
+/// `BPF_TRACE_KPROBE_MULTI`
+const KPROBE_MULTI: u32 = 42;
+/// `BPF_TRACE_KPROBE_SESSION`
+const KPROBE_SESSION: u32 = 56;
 /// `BPF_PROG_TYPE_TRACING`
 const TRACING: u32 = 26;
 /// `BPF_TRACE_FENTRY`
@@ -221,30 +321,17 @@ const LOG_LEN: usize = 1 << 20;
 /// How much of it is repeated.
 const LAST_LINES: usize = 12;
 
-/// Loads a program. The error has the verifier's last words.
+/// Loads a program, as `attr` says. The error has the verifier's last words.
 fn load(
     name: &str,
     instructions: &[aya_obj::generated::bpf_insn],
     license: &CString,
-    when: When,
-    types: Option<BorrowedFd<'_>>,
-    type_id: u32,
+    mut attr: ProgramLoad,
 ) -> Result<OwnedFd, (io::Error, String)> {
-    let plain = |cause| (cause, String::new());
-    let mut attr = ProgramLoad {
-        program_type: TRACING,
-        instructions_len: u32::try_from(instructions.len())
-            .map_err(|error| plain(io::Error::other(error)))?,
-        instructions: instructions.as_ptr().expose_provenance() as u64,
-        license: license.as_ptr().expose_provenance() as u64,
-        expected_attach_type: match when {
-            When::Entry => FENTRY,
-            When::Return => FEXIT,
-        },
-        attach_btf_id: type_id,
-        attach_btf_object: types.map_or(0, |types| types.as_raw_fd().cast_unsigned()),
-        ..ProgramLoad::default()
-    };
+    attr.instructions_len =
+        u32::try_from(instructions.len()).map_err(|error| (io::Error::other(error), String::new()))?;
+    attr.instructions = instructions.as_ptr().expose_provenance() as u64;
+    attr.license = license.as_ptr().expose_provenance() as u64;
     for (to, from) in attr.name[..NAME_LEN - 1].iter_mut().zip(name.bytes()) {
         *to = from;
     }
