@@ -4,9 +4,11 @@ pub mod doctor;
 pub mod exit;
 pub mod filter;
 mod guard;
+mod live;
 mod recorder;
 pub mod results;
 pub mod show;
+mod summary;
 pub mod trace;
 
 use std::{

@@ -17,7 +17,7 @@ use super::{
     exit::{Exit, Failure},
     filter::FilterArgs,
     results::{self, Destination, Results, State},
-    trace::{paths_summary, summary, undecided},
+    summary::{paths_summary, summary, undecided},
 };
 use crate::{
     changed::Changes,
