@@ -207,6 +207,47 @@ fn what_is_whole_of_a_damaged_recording_is_shown() {
 }
 
 #[test]
+fn what_comes_behind_the_end_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("longer.rec").display().to_string();
+    let mut bytes = fs::read(recording()).unwrap();
+    bytes.extend(b"garbage\n");
+    fs::write(&path, &bytes).unwrap();
+    let output = show(&[&path, "--format", "tables"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("longer.rec: damaged: 8 bytes at byte "), "{said}");
+}
+
+#[test]
+fn a_recording_that_is_not_read_to_its_end_is_not_called_damaged() {
+    let output = show(&[&recording(), "--format", "tables", "--count", "1"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains(": the rest was not read\n"), "{said}");
+    assert!(!said.contains("ends before") && !said.contains("lost"), "{said}");
+}
+
+#[test]
+fn a_filter_that_nothing_matches_is_told() {
+    let output = show(&[&recording(), "udp"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("\nnothing matches; "), "{said}");
+}
+
+#[test]
+fn a_recording_is_not_written_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("only.rec").display().to_string();
+    fs::copy(recording(), &path).unwrap();
+    let output = show(&[&path, "--output", &path]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("would write over that recording"), "{said}");
+    assert_eq!(fs::read(&path).unwrap(), fs::read(recording()).unwrap());
+}
+
+#[test]
 fn mistakes_are_explained() {
     let said = |arguments: &[&str]| {
         let output = show(arguments);

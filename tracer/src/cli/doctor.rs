@@ -105,6 +105,10 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
                 mark(Style::new(), "-"),
                 "not in this kernel, not needed".to_owned(),
             ),
+            // That the function is there does not mean that a probe can be put on it.
+            place if place.is_found() && report.first_obstacle().is_some() => {
+                (mark(Style::new(), "·"), place.to_string())
+            }
             place if place.is_found() => (mark(GREEN, "✓"), place.to_string()),
             place => (mark(YELLOW, "!"), place.to_string()),
         };

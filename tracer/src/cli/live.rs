@@ -18,7 +18,7 @@ use super::{
     filter::netns_inode,
     recorder::Recorder,
     results::{self, Destination, Results, State},
-    summary::{paths_summary, probes_summary, summary, undecided},
+    summary::{nothing_matched, paths_summary, probes_summary, summary, undecided},
     trace::TraceArgs,
 };
 use crate::{
@@ -78,6 +78,8 @@ pub(super) struct Live {
     witnesses: Witnesses,
     changes: Changes,
     parts: Parts,
+    /// Whether not every packet is followed.
+    filtered: bool,
     /// Where the programs cannot decide all.
     selection: Option<Selection>,
     device_names: DeviceNames,
@@ -109,6 +111,9 @@ impl Live {
             Some(path) => Some(Recorder::create(path, &clock, own_netns)?),
             None => None,
         };
+        if let Some(path) = &args.write {
+            results::spare(&args.output, &[path])?;
+        }
         let only_kept = recorder.is_some() && args.format.is_none() && args.output.is_empty();
         let context = results::context(Homes::of([own_netns]), clock);
         let results = if only_kept {
@@ -133,6 +138,7 @@ impl Live {
             witnesses: Witnesses::default(),
             changes: Changes::default(),
             parts: Parts::default(),
+            filtered: wanted.is_filter(),
             selection: wanted.rest.is_some().then(|| Selection::new(wanted)),
             device_names: DeviceNames::default(),
             places: LivePlaces::of(machine.root(), own_netns),
@@ -446,6 +452,9 @@ impl Live {
         }
         if let Some(results) = &self.results {
             text.push_str(&results.summary());
+        }
+        if self.filtered && self.traversals == 0 {
+            text.push_str(&nothing_matched());
         }
         text.push_str(&probes_summary(&attached.forms()));
         let _ = io::stderr().write_all(text.as_bytes());

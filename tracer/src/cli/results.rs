@@ -3,8 +3,9 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::{self, IsTerminal as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -40,6 +41,29 @@ impl Destination {
     pub fn is_stdout(&self) -> bool {
         self.file.is_none()
     }
+}
+
+/// Refuses destinations that would write over a file that is read or written otherwise.
+///
+/// # Errors
+/// The first of `destinations` that is one of `files`.
+pub fn spare(destinations: &[Destination], files: &[&Path]) -> Result<(), Failure> {
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    for file in destinations
+        .iter()
+        .filter_map(|destination| destination.file.as_deref())
+    {
+        let Some(found) = identity(file) else {
+            continue;
+        };
+        if files.iter().any(|other| identity(other) == Some(found)) {
+            return Err(Failure::usage(anyhow!(
+                "--output {} would write over that recording",
+                file.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl FromStr for Destination {

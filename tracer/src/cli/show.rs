@@ -93,13 +93,17 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
             places: Places::default(),
             functions: HashMap::new(),
             traversals: 0,
+            matched: 0,
             strange: 0,
             counted: None,
+            through: false,
             ended: false,
             cut: false,
             damages: Vec::new(),
         });
     }
+    let paths: Vec<&Path> = files.iter().map(Path::new).collect();
+    results::spare(&args.output, &paths)?;
     let clock_offset_ns = align(&mut recordings);
     let homes = Homes::of(recordings.iter().map(|recording| recording.host().netns));
     let context = results::context(homes, Clock::with_offset_ns(clock_offset_ns));
@@ -154,6 +158,9 @@ fn open(file: &str) -> Result<Reader<Box<dyn Read>>, Failure> {
                 Some("show it with the version of tracer that made it")
             }
             OpenError::Machine(_) => Some("show it on a machine of that kind"),
+            OpenError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                Some("recordings come first, then the filter: `tracer show FILE tcp port 80`")
+            }
             OpenError::Io(_) | OpenError::NoHost => None,
         };
         let error = anyhow!("failed to open: recording {file}: {error}");
@@ -222,10 +229,14 @@ struct Recording {
     /// Names of functions that dropped packets, by an address within.
     functions: HashMap<u64, Option<String>>,
     traversals: u64,
+    /// Traversals that were asked for.
+    matched: u64,
     /// Records that are none.
     strange: u64,
     /// How the counters stood last.
     counted: Option<Counted>,
+    /// Whether it was read as far as it goes, and not only as far as was wanted.
+    through: bool,
     /// Whether the end was there.
     ended: bool,
     /// Whether it ends within a frame.
@@ -260,7 +271,11 @@ impl Recording {
     /// was read up to here.
     fn next(&mut self) -> Option<Shown> {
         loop {
-            let entry = match self.reader.next()? {
+            let Some(item) = self.reader.next() else {
+                self.through = true;
+                return None;
+            };
+            let entry = match item {
                 Item::Entry(entry) => entry,
                 Item::Damage(Damage::Cut { .. }) => {
                     self.cut = true;
@@ -314,6 +329,7 @@ impl Recording {
                     self.changes.complete(&mut traversal);
                     let (first, pass) = (traversal.first, traversal.pass);
                     let takes = self.selection.takes(&mut traversal);
+                    self.matched += u64::from(takes);
                     if !takes {
                         if !self.others {
                             continue;
@@ -364,12 +380,17 @@ impl Recording {
     /// What there is to say of it when it was read to its end.
     fn tell(&self, text: &mut String) {
         let mut say = |line: std::fmt::Arguments<'_>| text.push_str(&format!("{line}\n"));
+        if !self.through {
+            say(format_args!("{}: the rest was not read", self.file));
+        }
         match &self.counted {
             Some(counted) => {
-                let sum = summary(
-                    &format!("{} traversals recorded", counted.traversals),
-                    &counted.counts(),
-                );
+                let mut done = format!("{} traversals recorded", counted.traversals);
+                if self.through && self.traversals < counted.traversals {
+                    done.push_str(&format!(" ({} of them whole in this file)", self.traversals));
+                }
+                let sum = summary(&done, &counted.counts());
+                let sum = sum.replacen(", nothing lost", ", nothing lost while recording", 1);
                 say(format_args!("{}: {}", self.file, sum.trim_end()));
                 if !counted.blind.is_empty() {
                     say(format_args!(
@@ -378,6 +399,7 @@ impl Recording {
                     ));
                 }
             }
+            None if !self.through => {}
             None => say(format_args!(
                 "{}: what was lost while it was recorded is not known",
                 self.file
@@ -394,13 +416,13 @@ impl Recording {
         text.push_str(&undecided(&self.selection));
         let mut say = |line: std::fmt::Arguments<'_>| text.push_str(&format!("{line}\n"));
         for damage in &self.damages {
-            say(format_args!("damaged: {damage}"));
+            say(format_args!("{}: damaged: {damage}", self.file));
         }
-        if !self.ended {
+        if self.through && !self.ended {
             let place = if self.cut { ", within a frame" } else { "" };
             say(format_args!(
-                "{} ends before its trace did{place}: the writer was killed or had no room, and what it had not \
-                 written is lost",
+                "{} ends before its trace did{place}: the writer was killed or had no room, or the file was cut off \
+                 later; what came after is not in it",
                 self.file
             ));
         }
@@ -449,7 +471,10 @@ fn merge(recordings: &mut [Recording], results: &mut Results) -> Result<(), Fail
 /// Says what was shown and what is missing, on standard error. Nobody may be reading that.
 fn tell(results: &Results, recordings: &[Recording]) {
     let recorded: u64 = recordings.iter().map(|recording| recording.traversals).sum();
-    let mut text = format!("{}, of {recorded} recorded traversals\n", results.shown());
+    let mut text = format!("{}, of {recorded} traversals read\n", results.shown());
+    if recorded > 0 && recordings.iter().all(|recording| recording.matched == 0) {
+        text.push_str("nothing matches; without a filter all of it is shown\n");
+    }
     for recording in recordings {
         if let Some(explainer) = &recording.explainer {
             text.push_str(&paths_summary(explainer));

@@ -8,6 +8,13 @@ use crate::{
     kernel::attach::{Counts, Forms, ReturnProbe},
 };
 
+/// What to do where no packet was seen that was asked for.
+pub(super) fn nothing_matched() -> String {
+    "nothing matched. Does any packet pass tables here? `tracer trace --count 5` shows the next five, `tracer trace host \
+     ADDRESS` all of one host; `tcpdump -ni any host ADDRESS` whether they reach this machine at all\n"
+        .to_owned()
+}
+
 /// How the kernel is looked at.
 pub(super) fn probes_summary(forms: &Forms) -> String {
     let Forms {

@@ -58,7 +58,7 @@ pub struct TraceArgs {
     #[command(flatten)]
     guard: GuardArgs,
     /// Stop after this many results: packets, with `tables` and `log` alone traversals of a table
-    #[arg(long, visible_alias = "max-events", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, visible_alias = "max-events", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) count: Option<u64>,
     /// Stop after this time: 10s, 500ms, 5m, 1h
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -80,6 +80,7 @@ pub struct TraceArgs {
 
 /// Arguments of `tracer drops`.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("format", |arg| arg.help("How to write results [default: drops]")))]
 pub struct DropsArgs {
     #[command(flatten)]
     trace: TraceArgs,

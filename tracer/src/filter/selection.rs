@@ -33,6 +33,12 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether it leaves any packet out.
+    #[must_use]
+    pub fn is_filter(&self) -> bool {
+        self.families != Families::ALL || self.rest.is_some() || self.filter != Filter::EVERYTHING
+    }
+
     /// The filter for the programs. Where they cannot decide all, every table of a packet is needed to decide.
     #[must_use]
     pub fn for_programs(&self) -> Filter {

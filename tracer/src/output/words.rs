@@ -124,6 +124,8 @@ pub(super) fn fate(journey: &Journey) -> String {
         } => {
             let usual = if is_usual_for_echo_replies(last, function) {
                 " (usual for echo replies: raw sockets got a copy before)"
+            } else if frees_a_socket(function) {
+                " (usual at the end of a connection: it lay in its socket until that was gone)"
             } else {
                 ""
             };
@@ -150,6 +152,11 @@ fn is_usual_for_echo_replies(last: &Traversal, function: &str) -> bool {
     let packet = Packet::parse(&last.headers);
     let transport = packet.map(|packet| packet.transport);
     RECEIVERS.contains(&function) && matches!(transport, Some(Transport::Icmp { kind: 0 | 129, .. }))
+}
+
+/// Whether the function frees what a socket holds when it is gone: `net/core/stream.c`, `net/ipv4/af_inet.c`, `net/ipv4/tcp.c`.
+fn frees_a_socket(function: &str) -> bool {
+    ["sk_stream_kill_queues", "inet_sock_destruct", "tcp_disconnect"].contains(&function)
 }
 
 /// Who made a change, if that is not the step that it is shown at.

@@ -128,6 +128,8 @@ pub struct Reader<R> {
     /// Entries that were skipped because this build does not know them, by tag.
     unknown: BTreeMap<u32, u64>,
     ended: bool,
+    /// Whether the entry was there behind which nothing comes.
+    complete: bool,
 }
 
 impl<R: Read> Reader<R> {
@@ -171,6 +173,7 @@ impl<R: Read> Reader<R> {
             frame_next: 1,
             unknown: BTreeMap::new(),
             ended: false,
+            complete: false,
         })
     }
 
@@ -212,7 +215,10 @@ impl<R: Read> Reader<R> {
                     self.ended = true;
                     Item::Damage(Damage::Another { at })
                 }
-                Ok(entry) => Item::Entry(entry),
+                Ok(entry) => {
+                    self.complete |= matches!(entry, Entry::End(_));
+                    Item::Entry(entry)
+                }
                 Err(why) => Item::Damage(Damage::Entry { at, why }),
             });
         }
@@ -242,7 +248,7 @@ impl<R: Read> Reader<R> {
         let at = self.bytes.at;
         let skipped = self.bytes.skip_to_frame()?;
         if skipped.len > 0 {
-            return Ok(Some(Err(if skipped.cut {
+            return Ok(Some(Err(if skipped.cut && !self.complete {
                 Damage::Cut { at }
             } else {
                 Damage::Gap { at, len: skipped.len }
