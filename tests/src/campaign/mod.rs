@@ -134,7 +134,7 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
                     outcome.tried += 1;
                 }
                 println!("ruleset {index}: {error:#}");
-                print!("{}", report::rerun(campaign.seed, index));
+                print!("{}", report::rerun("legacy", campaign.seed, index));
                 // Whatever went wrong, the next ruleset is not to suffer from it.
                 drop(observer);
                 observer = Observer::start(campaign.verify)?;
@@ -161,7 +161,7 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
             Comparison::Different { .. } => {
                 println!("ruleset {index}: different");
                 print!("{}", report::difference(&trial.accounts, &trial.comparison));
-                print!("{}", report::rerun(campaign.seed, index));
+                print!("{}", report::rerun("legacy", campaign.seed, index));
                 let small = if campaign.shrink {
                     shrink::small(&mut observer, &ruleset, packets_seed)
                 } else {

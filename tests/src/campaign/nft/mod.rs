@@ -25,7 +25,7 @@ use self::numbers::Numbers;
 use super::network::{Network, Right};
 use super::rules::{Family, Rule, Ruleset};
 use super::traffic::Overlong;
-use super::{Campaign, Outcome, generate, seeds, traffic};
+use super::{Campaign, Outcome, generate, report, seeds, traffic};
 use crate::command;
 use crate::kernel_state::{self, Calls};
 use crate::trace_log;
@@ -39,6 +39,16 @@ pub enum Tools {
     Iptables,
     /// `nft`
     Native,
+}
+
+impl Tools {
+    /// What `cargo xtask oracle --backend` calls them.
+    fn backend(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables-nft",
+            Self::Native => "nft",
+        }
+    }
 }
 
 /// Datagrams from the node to itself: the first and what comes after it is compared, once the second has been seen.
@@ -95,7 +105,7 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
             Err(error) => {
                 println!("ruleset {index}: {error:#}");
                 println!("the ruleset:\n{}", rules.text());
-                println!("again: --seed {} --only {index} --verbose", campaign.seed);
+                print!("{}", report::rerun(tools.backend(), campaign.seed, index));
             }
         }
     }
