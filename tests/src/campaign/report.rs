@@ -14,7 +14,11 @@ const UNEXCUSED_MAX: usize = 12;
 /// How to see a ruleset again.
 pub(super) fn rerun(backend: &str, seed: u64, index: u64) -> String {
     let kernel = std::env::var("TRACER_TEST_SERIES").unwrap_or_else(|_| "SERIES".to_owned());
-    let more = if backend == "legacy" { "--shrink" } else { "--verbose" };
+    let more = if backend == "legacy" {
+        "--shrink"
+    } else {
+        "--verbose"
+    };
     format!(
         "again: cargo xtask oracle --backend {backend} --kernel {kernel} --seed {seed} --only {index} {more}\n"
     )
