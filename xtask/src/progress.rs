@@ -43,8 +43,13 @@ impl Step {
 
     /// How far it is, shown to a person only: in a log it would be noise.
     pub(crate) fn percent(&self, doing: &str, percent: f32) {
+        self.fleeting(|| format!("{doing} {percent:.0} %"));
+    }
+
+    /// What is being done now, shown to a person only.
+    pub(crate) fn fleeting(&self, doing: impl FnOnce() -> String) {
         if let Some(spinner) = &self.spinner {
-            spinner.set_message(format!("{doing} {percent:.0} %"));
+            spinner.set_message(doing());
         }
     }
 

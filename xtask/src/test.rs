@@ -1,5 +1,6 @@
 //! `cargo xtask test`: unit tests on this machine, scenarios on every kernel.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::ops::AddAssign;
@@ -202,6 +203,7 @@ fn guests(ws: Workspace, filter: Option<&str>, args: &Args) -> Result<Vec<Tally>
     let workers = if processors >= 2 { GUESTS } else { 1 };
     let (next, results) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let step = Step::begin("test machines");
+    let progress = Mutex::new(BTreeMap::new());
     thread::scope(|scope| {
         for _ in 0..workers.min(series.len()) {
             scope.spawn(|| {
@@ -211,7 +213,8 @@ fn guests(ws: Workspace, filter: Option<&str>, args: &Args) -> Result<Vec<Tally>
                         return;
                     };
                     step.now(&format!("testing on {}", kernel.release));
-                    let (part, output) = guest(&lab, kernel, filter, args);
+                    let watch = Watch::new(&step, &progress, kernel.series);
+                    let (part, output) = guest(&lab, kernel, filter, args, watch);
                     step.aside(|| print(kernel, &output));
                     if let Ok(mut results) = results.lock() {
                         results.push((index, part));
@@ -233,7 +236,79 @@ fn print(kernel: &Kernel, output: &[u8]) {
     drop(stdout.write_all(output));
 }
 
-fn guest(lab: &Lab, kernel: &Kernel, filter: Option<&str>, args: &Args) -> (Tally, Vec<u8>) {
+/// Keeps what a guest prints, and tells meanwhile how far it is and what has failed.
+struct Watch<'a> {
+    step: &'a Step,
+    /// How far each guest is.
+    progress: &'a Mutex<BTreeMap<Series, String>>,
+    series: Series,
+    output: Vec<u8>,
+    /// Where the line begins that is not whole yet.
+    line_at: usize,
+    tests: usize,
+    done: usize,
+}
+
+impl<'a> Watch<'a> {
+    fn new(step: &'a Step, progress: &'a Mutex<BTreeMap<Series, String>>, series: Series) -> Self {
+        Self {
+            step,
+            progress,
+            series,
+            output: Vec::new(),
+            line_at: 0,
+            tests: 0,
+            done: 0,
+        }
+    }
+
+    /// Looks at a line such as `running 3 tests` or `test paths::nodeport::local ... ok`.
+    fn line(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["running", tests, "test" | "tests"] => self.tests = tests.parse().unwrap_or(0),
+            ["test", name, "...", result] => {
+                self.done += 1;
+                if *result == "FAILED" {
+                    self.step.aside(|| eprintln!("{}: {name} failed", self.series));
+                }
+            }
+            _ => return,
+        }
+        let Ok(mut progress) = self.progress.lock() else {
+            return;
+        };
+        progress.insert(self.series, format!("{} of {}", self.done, self.tests));
+        self.step.fleeting(|| {
+            let each = progress.iter().map(|(series, far)| format!("{series}: {far}"));
+            each.collect::<Vec<_>>().join(", ")
+        });
+    }
+}
+
+impl io::Write for Watch<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.extend_from_slice(bytes);
+        while let Some(len) = self.output[self.line_at..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&self.output[self.line_at..][..len]).into_owned();
+            self.line_at += len + 1;
+            self.line(&line);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn guest(
+    lab: &Lab,
+    kernel: &Kernel,
+    filter: Option<&str>,
+    args: &Args,
+    mut watch: Watch<'_>,
+) -> (Tally, Vec<u8>) {
     let mut job = Job::command(["vm-tests"]);
     job.argv.extend(filter.map(Into::into));
     job.argv.extend(args.exact.then(|| "--exact".into()));
@@ -243,14 +318,15 @@ fn guest(lab: &Lab, kernel: &Kernel, filter: Option<&str>, args: &Args) -> (Tall
     let settings = env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TRACER_TEST_"));
     job.env.extend(settings);
     let started = Instant::now();
-    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let mut errors = Vec::new();
     let result = lab.run(
         kernel,
         Some(Duration::from_secs(args.timeout)),
         &job,
-        &mut output,
+        &mut watch,
         &mut errors,
     );
+    let Watch { mut output, .. } = watch;
     let mut count = Count::sum(&String::from_utf8_lossy(&output)).unwrap_or_default();
     output.append(&mut errors);
     let remark = match result {
@@ -289,6 +365,19 @@ fn guest(lab: &Lab, kernel: &Kernel, filter: Option<&str>, args: &Args) -> (Tall
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_far_a_guest_is_follows_from_its_lines() {
+        let (step, progress) = (Step::begin("test"), Mutex::new(BTreeMap::new()));
+        let mut watch = Watch::new(&step, &progress, Series::ALL[0]);
+        let text: &[u8] = b"running 3 tests\ntest paths::local  ... ok\ntest paths::fro";
+        watch.write_all(text).unwrap();
+        watch
+            .write_all(b"m_outside ... FAILED\ntest ends::x ...")
+            .unwrap();
+        assert_eq!(progress.lock().unwrap()[&Series::ALL[0]], "2 of 3");
+        assert!(watch.output.starts_with(text));
+    }
 
     #[test]
     fn counts_results() {

@@ -70,7 +70,7 @@ pub(crate) fn command(args: &Args) -> Result<()> {
 }
 
 /// The kernels that tracer is tested on, by the beginning of their version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Series {
     /// BTF for vmlinux only, kprobes only
     #[value(name = "5.10")]
