@@ -503,6 +503,7 @@ impl Line {
             .or_else(|| text.split_once(" [headers cut"))
             .or_else(|| text.split_once(" [not followed"))
             .unwrap_or((text, ""));
+        let words = without_owners(words);
         let mut words = words.split(' ').peekable();
         let time = words.next()?.to_owned();
         let packet = words.next()?.strip_prefix('#')?.parse().ok()?;
@@ -564,6 +565,17 @@ impl Line {
     }
 }
 
+/// The line without what is at the other ends of its devices: `out=veth1 (pod default/web)`.
+fn without_owners(line: &str) -> String {
+    let mut inside = false;
+    let words = line.split(' ').filter(|word| {
+        let skipped = inside || word.starts_with('(');
+        inside = skipped && !word.ends_with(')');
+        !skipped
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn hex(text: &str) -> Option<u32> {
     u32::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
@@ -599,7 +611,7 @@ mod tests {
     #[test]
     fn reads_every_part_of_a_line() {
         let line = Line::parse(
-            "11:02:03.123456 #7 nat:PREROUTING ACCEPT in=eth0 out=lo TCP [fd00::1]:44522 > [fd00::2]:80 ACK SYN \
+            "11:02:03.123456 #7 nat:PREROUTING ACCEPT in=eth0 out=lo (pod default/web) TCP [fd00::1]:44522 > [fd00::2]:80 ACK SYN \
              len=60 ct=ESTABLISHED,reply mark=0x0>0x4000 uid=7 gid=8 netns=9",
         )
         .unwrap();
