@@ -2,20 +2,64 @@
 
 use core::ptr::{read_volatile, write_volatile};
 
+use aya_ebpf::maps::ring_buf::RingBufEntry;
 use tracer_common::{Observed, Traversal};
 
 use crate::maps::{RECORDS, WAKE_AT};
 
-/// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP` and `BPF_RB_AVAIL_DATA`, `include/uapi/linux/bpf.h`.
+/// `BPF_RB_NO_WAKEUP`, `BPF_RB_FORCE_WAKEUP`, `BPF_RB_AVAIL_DATA` and `BPF_RB_RING_SIZE`, `include/uapi/linux/bpf.h`.
 const NO_WAKEUP: u64 = 1;
 const FORCE_WAKEUP: u64 = 2;
 const AVAILABLE: u64 = 0;
+const RING_SIZE: u64 = 1;
 
 /// Sends a record. False where there is no room for it.
 #[inline(always)]
 pub(crate) fn emit(record: &[u8]) -> bool {
     let wakeup = wakeup(record.len());
-    RECORDS.output::<[u8]>(record, wakeup).is_ok()
+    for _ in 0..ATTEMPTS_MAX {
+        if RECORDS.output::<[u8]>(record, wakeup).is_ok() {
+            return true;
+        }
+        if is_full(record.len()) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Room for a record that is filled where it is sent from; to be submitted by [`wakeup`].
+#[inline(always)]
+pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
+    for _ in 0..ATTEMPTS_MAX {
+        if let Some(entry) = RECORDS.reserve::<T>(0) {
+            return Some(entry);
+        }
+        if is_full(size_of::<T>()) {
+            return None;
+        }
+    }
+    None
+}
+
+/// A kprobe in the middle of a function runs like an interrupt that cannot be masked, and there the kernel does not wait
+/// for the buffer's lock, which another processor may hold (`__bpf_ringbuf_reserve`, `kernel/bpf/ringbuf.c`). It holds it
+/// for a moment, a virtual one for as long as its host runs something else; so it is tried again, this often at most.
+const ATTEMPTS_MAX: u32 = 1024;
+
+/// Whether there is no room for a record of so many bytes.
+#[inline(always)]
+fn is_full(len: usize) -> bool {
+    RECORDS.query(AVAILABLE) + stored_len(len) >= RECORDS.query(RING_SIZE)
+}
+
+/// What a record of so many bytes takes in the buffer: the kernel puts a header before it and rounds it up
+/// (`kernel/bpf/ringbuf.c`).
+#[inline(always)]
+fn stored_len(len: usize) -> u64 {
+    const HEADER_LEN: u64 = 8;
+
+    (len as u64 + HEADER_LEN).next_multiple_of(HEADER_LEN)
 }
 
 /// Sends the record of a traversal. False where there is no room for it.
@@ -26,14 +70,15 @@ pub(crate) fn emit_traversal(frame: &Traversal) -> bool {
 
     // Most traversals observed little. Their bytes are copied by the program, for which their number must be known
     // beforehand; the kernel's copy goes byte by byte on many machines.
-    match frame.observed_len {
+    let sent = match frame.observed_len {
         0 => emit_words::<NONE>(frame),
         1 => emit_words::<{ NONE + EACH }>(frame),
         2 => emit_words::<{ NONE + 2 * EACH }>(frame),
         3 => emit_words::<{ NONE + 3 * EACH }>(frame),
         4 => emit_words::<{ NONE + 4 * EACH }>(frame),
-        _ => emit(frame.bytes()),
-    }
+        _ => false,
+    };
+    sent || emit(frame.bytes())
 }
 
 #[inline(always)]
@@ -61,13 +106,10 @@ fn emit_words<const N: usize>(frame: &Traversal) -> bool {
 /// empty.
 #[inline(always)]
 pub(crate) fn wakeup(len: usize) -> u64 {
-    /// What the kernel puts before each record, and to what it rounds up (`kernel/bpf/ringbuf.c`).
-    const HEADER_LEN: u64 = 8;
-
     // SAFETY: a static; volatile, because its value is known only when loaded.
     let wake_at = u64::from(unsafe { read_volatile(&raw const WAKE_AT) });
     let before = RECORDS.query(AVAILABLE);
-    let after = before + (len as u64 + HEADER_LEN).next_multiple_of(HEADER_LEN);
+    let after = before + stored_len(len);
     if before.checked_div(wake_at) == after.checked_div(wake_at) {
         NO_WAKEUP
     } else {

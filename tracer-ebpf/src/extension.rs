@@ -6,11 +6,11 @@ use tracer_common::{
 
 use crate::{
     call::{self, Call, Invocation},
-    emit::wakeup,
+    emit::{reserve, wakeup},
     form::{Form, Kprobe},
     frames,
     kernel::{Gap, Skb, copy_headers, read},
-    maps::{RECORDS, count},
+    maps::count,
     offset,
     traversal::NF_STOLEN,
 };
@@ -133,7 +133,7 @@ fn note(frame: &mut Traversal, param: u64, returned: u32, kind: u32) {
 #[inline(always)]
 fn send_headers(frame: &mut Traversal) {
     let wakeup = wakeup(size_of::<HeadersAfter>());
-    let Some(mut entry) = RECORDS.reserve::<HeadersAfter>(0) else {
+    let Some(mut entry) = reserve::<HeadersAfter>() else {
         count(Counter::HeadersFull);
         return;
     };

@@ -8,10 +8,11 @@
 //! It takes all of a function's code to be understood. Where it is not, the return probe has to do.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aya::Ebpf;
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
+use nix::libc;
 use thiserror::Error;
 
 use super::code;
@@ -31,10 +32,25 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("nft_leave", "nft_return"),
 ];
 
-/// The program that does at the instructions what this one does as a return probe, if there is one.
+/// The program that does at the instructions what this one does as a return probe, if there is one and it is the better
+/// choice, which it is on one processor. On several, other ones hold the ring buffer's lock at times, and where a kprobe
+/// in the middle of a function runs the kernel does not wait for it (`__bpf_ringbuf_reserve`, `kernel/bpf/ringbuf.c`),
+/// so records would be lost; while a return probe has a call for each processor at least, so that calls within calls are
+/// seen.
 pub(super) fn program_for(return_probe: &str) -> Option<&'static str> {
+    if !is_alone() {
+        return None;
+    }
     let mut programs = PROGRAMS.into_iter();
     programs.find_map(|(probe, program)| (probe == return_probe).then_some(program))
+}
+
+/// Whether the machine has one processor at work.
+fn is_alone() -> bool {
+    static ALONE: OnceLock<bool> = OnceLock::new();
+
+    // SAFETY: the call takes a number and gives one.
+    *ALONE.get_or_init(|| unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) } == 1)
 }
 
 /// What functions jump to instead of returning, where the kernel guards returns: `arch/x86/lib/retpoline.S`. Modules are
