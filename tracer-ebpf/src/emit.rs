@@ -45,7 +45,7 @@ pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
 /// A kprobe in the middle of a function runs like an interrupt that cannot be masked, and there the kernel does not wait
 /// for the buffer's lock, which another processor may hold (`__bpf_ringbuf_reserve`, `kernel/bpf/ringbuf.c`). It holds it
 /// for a moment, a virtual one for as long as its host runs something else; so it is tried again, this often at most.
-const ATTEMPTS_MAX: u32 = 1024;
+const ATTEMPTS_MAX: u32 = 16;
 
 /// Whether there is no room for a record of so many bytes.
 #[inline(always)]
