@@ -763,7 +763,10 @@ impl Attached {
             return Ok(());
         }
         // The return first, so that no call is noted whose return is not seen.
-        self.returns.look(&mut self.ebpf, [function].into_iter());
+        // It takes a look through all symbols of the kernel.
+        if returns::program_for(leave).is_some() {
+            self.returns.look(&mut self.ebpf, [function].into_iter());
+        }
         let held = self.attach_return(leave, function)?;
         self.keep(Purpose::Extensions, false, held);
         let held = self.attach_kprobe("extension_enter", function, 0)?;
