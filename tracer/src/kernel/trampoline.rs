@@ -49,6 +49,18 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// The kernel's, from what it answered and what the verifier said.
+    fn of(program: &str, function: &str) -> impl Fn((io::Error, String)) -> Self {
+        move |(cause, log)| Self::Kernel {
+            program: program.to_owned(),
+            function: function.to_owned(),
+            cause,
+            log,
+        }
+    }
+}
+
 /// Loads programs and attaches them.
 pub(super) struct Trampolines {
     object: Object,
@@ -127,12 +139,7 @@ impl Trampolines {
         function: &str,
         described: &Described,
     ) -> Result<Trampoline, Refusal> {
-        let refused = |(cause, log): (io::Error, String)| Refusal::Kernel {
-            program: program.to_owned(),
-            function: function.to_owned(),
-            cause,
-            log,
-        };
+        let refused = Refusal::of(program, function);
         let plain = |cause| refused((cause, String::new()));
         let types = match &described.module {
             None => None,
@@ -150,7 +157,7 @@ impl Trampolines {
                 .map_or(0, |types| types.as_raw_fd().cast_unsigned()),
             ..ProgramLoad::default()
         };
-        let program = self.load(program, attr, refused)?;
+        let program = self.load(program, attr, &refused)?;
         let mut attr = RawTracepointOpen {
             name: 0,
             program: program.as_raw_fd().cast_unsigned(),
@@ -171,12 +178,7 @@ impl Trampolines {
         traced: Traced,
         function: &str,
     ) -> Result<Trampoline, Refusal> {
-        let refused = |(cause, log): (io::Error, String)| Refusal::Kernel {
-            program: program.to_owned(),
-            function: function.to_owned(),
-            cause,
-            log,
-        };
+        let refused = Refusal::of(program, function);
         let attach_type = match traced {
             Traced::Entry => KPROBE_MULTI,
             Traced::Session => KPROBE_SESSION,
@@ -186,7 +188,7 @@ impl Trampolines {
             expected_attach_type: attach_type,
             ..ProgramLoad::default()
         };
-        let program = self.load(program, attr, refused)?;
+        let program = self.load(program, attr, &refused)?;
         let name = CString::new(function).map_err(|error| refused((error.into(), String::new())))?;
         let names = [name.as_ptr().expose_provenance() as u64];
         let mut attr = LinkCreate {

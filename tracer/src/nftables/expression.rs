@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    key_of_map::Registers,
+    key_of_map::{LOOKUP_SET, Registers, VERDICT},
     model::{Changes, KeyPart, Statement},
     netlink::Attributes,
 };
@@ -18,8 +18,6 @@ const DATA_VERDICT: u16 = 2;
 const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 const TARGET_NAME: u16 = 1;
-const LOOKUP_SET: u16 = 1;
-const REGISTER_VERDICT: u32 = 0;
 
 /// `NFT_CONTINUE`, …, `include/uapi/linux/netfilter/nf_tables.h`.
 pub(super) mod code {
@@ -62,7 +60,7 @@ pub(super) fn read(list: Attributes<'_>, key_len: &dyn Fn(&str) -> Option<u32>) 
         changes.mark |= mark;
         changes.headers |= headers;
         let said = match name.as_str() {
-            "immediate" if data.be32(IMMEDIATE_REGISTER) == Some(REGISTER_VERDICT) => {
+            "immediate" if data.be32(IMMEDIATE_REGISTER) == Some(VERDICT) => {
                 let verdict = data.nested(IMMEDIATE_DATA).nested(DATA_VERDICT);
                 let code = verdict.be32(VERDICT_CODE).unwrap_or_default().cast_signed();
                 let chain = verdict.string(VERDICT_CHAIN);

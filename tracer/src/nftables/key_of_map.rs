@@ -22,11 +22,11 @@ const PAYLOAD_LEN: u16 = 4;
 const PAYLOAD_SOURCE: u16 = 5;
 const META_REGISTER: u16 = 1;
 const META_KEY: u16 = 2;
-const LOOKUP_SET: u16 = 1;
+pub(super) const LOOKUP_SET: u16 = 1;
 const LOOKUP_SOURCE: u16 = 2;
 const LOOKUP_REGISTER: u16 = 3;
 /// `NFT_REG_VERDICT`
-const VERDICT: u32 = 0;
+pub(super) const VERDICT: u32 = 0;
 /// `NFT_REG_4`: these are four words long.
 const LAST_OF_FOUR_WORDS: u32 = 4;
 /// `NFT_REG32_00`, `NFT_REG32_15`: these are one word long, and lie in the same place.
