@@ -10,7 +10,7 @@ use super::exit::{Exit, Failure};
 use crate::kernel::attach::Attached;
 use crate::kernel::machine::Machine;
 use crate::kernel::preflight::{self, Families, Finding, Outcome, Report};
-use crate::kernel::probes::{Place, Probe};
+use crate::kernel::probes::{Form, Place, Probe};
 use crate::netns::Netns;
 use crate::nftables::source;
 
@@ -42,7 +42,7 @@ fn returns(report: &Report) -> Option<Finding> {
     if report.first_obstacle().is_some() {
         return None;
     }
-    let by_kprobe = |probe: &&Probe| probe.form() == Probe::AT_RETURNS && probe.place.is_found();
+    let by_kprobe = |probe: &&Probe| probe.form == Form::AtReturns && probe.place.is_found();
     let probes = report.probes.iter().filter(by_kprobe);
     let functions: Vec<&str> = probes.map(|probe| probe.function).collect();
     if functions.is_empty() {
@@ -112,7 +112,12 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
             place if place.is_found() => (mark(GREEN, "✓"), place.to_string()),
             place => (mark(YELLOW, "!"), place.to_string()),
         };
-        writeln!(out, "{mark} {:<15} {:<22} {place}", probe.form(), probe.function)?;
+        writeln!(
+            out,
+            "{mark} {:<15} {:<22} {place}",
+            probe.form.name(),
+            probe.function
+        )?;
     }
     match report.first_obstacle() {
         None => writeln!(out, "\n{BOLD}this node can be traced{BOLD:#}"),
@@ -167,7 +172,7 @@ mod tests {
                     outcome: Outcome::Ok,
                 },
             ],
-            probes: probes::list(&[], None),
+            probes: probes::list(&[], None, false),
             preempted: false,
             resolved: None,
             btf: None,
@@ -191,14 +196,14 @@ probes and where they go
 - kprobe          xt_replace_table       not in this kernel, not needed
 ! kretprobe       xt_find_table_lock     not found
 ! kprobe          xt_find_table_lock     not found
-! kprobe, return  ipt_do_table           not found
+! kretprobe       ipt_do_table           not found
 ! kprobe          ipt_do_table           not found
-! kprobe, return  ip6t_do_table          not found
+! kretprobe       ip6t_do_table          not found
 ! kprobe          ip6t_do_table          not found
 ! kretprobe       nf_tables_commit       not found
 ! kprobe          nf_tables_commit       not found
 ! kprobe          __nft_trace_packet     not found
-! kprobe, return  nft_do_chain           not found
+! kretprobe       nft_do_chain           not found
 ! kprobe          nft_do_chain           not found
 
 this node cannot be traced: not permitted: tracing needs root, and this process lacks CAP_BPF

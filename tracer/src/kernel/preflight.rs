@@ -9,6 +9,7 @@ use super::obstacle::{LockedDown, NoKprobes, Obstacle, Privilege};
 use super::offsets::{Backends, OffsetsError, Resolved};
 use super::probes::{self, Place, Probe, Purpose};
 use super::question::{Answer, Question};
+use super::returns;
 use super::symbols::Symbol;
 use super::{KernelBtf, load_btf};
 use crate::traversal::Family;
@@ -187,7 +188,11 @@ pub fn check(machine: &Machine, families: Families) -> Report {
 
     let btf = load_btf(machine.root());
     let symbols = machine.symbols(probes::FUNCTIONS);
-    let probes = probes::list(symbols.as_deref().unwrap_or_default(), btf.as_ref().ok());
+    let probes = probes::list(
+        symbols.as_deref().unwrap_or_default(),
+        btf.as_ref().ok(),
+        returns::one_processor(),
+    );
     let modules = machine.modules();
     let nf_tables = has_module(machine, &modules, "nf_tables");
     let has = |function: &str| {

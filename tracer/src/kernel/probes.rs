@@ -70,33 +70,44 @@ pub struct Probe {
     pub optional: bool,
     /// Where the kernel has it.
     pub place: Place,
-    /// Whether the kernel's types describe the function, the program has the form and no task is preempted in it, so that
-    /// it goes on a trampoline.
-    pub described: bool,
-    /// Whether the function tracer runs the program, where tasks are preempted in it.
-    pub traced: bool,
+    /// The form that this kernel is expected to take.
+    pub form: Form,
 }
 
-impl Probe {
-    /// The form of kprobes at the instructions that return.
-    pub const AT_RETURNS: &str = "kprobe, return";
+/// How the kernel comes to run the program of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// At a tracepoint.
+    RawTracepoint,
+    /// On a trampoline at the entry of the function, which the kernel's types describe.
+    Fentry,
+    /// On one at its return.
+    Fexit,
+    /// By the function tracer, at the entry.
+    Multi,
+    /// By the function tracer, at the entry and at the return of the same call.
+    Session,
+    /// By a breakpoint, or what takes its place, at the entry.
+    Kprobe,
+    /// By one at each instruction that returns.
+    AtReturns,
+    /// In place of the return address.
+    Kretprobe,
+}
 
-    /// What the probe is called in the form that this kernel is expected to take.
+impl Form {
+    /// What it is called.
     #[must_use]
-    pub fn form(&self) -> &'static str {
-        if self.traced {
-            return match self.purpose {
-                Purpose::Tables(_) => "kprobe.session",
-                _ => "kprobe.multi",
-            };
-        }
-        match (self.kind, self.described) {
-            (Kind::RawTracepoint, _) => "raw tracepoint",
-            (Kind::Entry, true) => "fentry",
-            (Kind::Return, true) => "fexit",
-            (Kind::Entry, false) => "kprobe",
-            (Kind::Return, false) if returns::program_for(self.program).is_some() => Self::AT_RETURNS,
-            (Kind::Return, false) => "kretprobe",
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RawTracepoint => "raw tracepoint",
+            Self::Fentry => "fentry",
+            Self::Fexit => "fexit",
+            Self::Multi => "kprobe.multi",
+            Self::Session => "kprobe.session",
+            Self::Kprobe => "kprobe",
+            Self::AtReturns => "kprobe, return",
+            Self::Kretprobe => "kretprobe",
         }
     }
 }
@@ -257,22 +268,35 @@ pub fn preempted_on_trampolines(symbols: &[Symbol]) -> bool {
 
 /// Every probe with its place, from the kernel's functions and its types.
 #[must_use]
-pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>) -> Vec<Probe> {
+pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>, one_processor: bool) -> Vec<Probe> {
     let preempted = preempted_on_trampolines(symbols);
     let vmlinux = btf.map(|btf| &**btf.vmlinux());
     // Both ends of a table are one session; of other functions the function tracer sees the entry.
     let has_sessions = preempted && vmlinux.is_some_and(|btf| btf.function(SESSION_COOKIE).is_some());
-    let traced = |program: &Program| {
-        has_sessions
-            && program.by_trampoline
-            && (program.kind == Kind::Entry || matches!(program.purpose, Purpose::Tables(_)))
-    };
     let describes = |place: &Place, function| match (place, btf) {
         (Place::Vmlinux, Some(btf)) => btf.vmlinux().function(function).is_some(),
         (Place::Module(name), Some(btf)) => {
             matches!(btf.module(name), Ok(Some(types)) if types.function(function).is_some())
         }
         _ => false,
+    };
+    let form = |program: &Program, place: &Place| {
+        let on_trampoline = program.by_trampoline && !preempted && describes(place, program.function);
+        let traced = program.by_trampoline && has_sessions && place.is_found();
+        match program.kind {
+            Kind::RawTracepoint => Form::RawTracepoint,
+            Kind::Entry | Kind::Return if traced && matches!(program.purpose, Purpose::Tables(_)) => {
+                Form::Session
+            }
+            Kind::Entry if traced => Form::Multi,
+            Kind::Entry if on_trampoline => Form::Fentry,
+            Kind::Entry => Form::Kprobe,
+            Kind::Return if on_trampoline => Form::Fexit,
+            Kind::Return if one_processor && returns::at_instructions(program.name).is_some() => {
+                Form::AtReturns
+            }
+            Kind::Return => Form::Kretprobe,
+        }
     };
     PROGRAMS
         .iter()
@@ -287,11 +311,7 @@ pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>) -> Vec<Probe> {
                 program: program.name,
                 purpose: program.purpose,
                 optional: program.optional,
-                described: program.kind != Kind::RawTracepoint
-                    && program.by_trampoline
-                    && !preempted
-                    && describes(&place, program.function),
-                traced: traced(program) && place.is_found(),
+                form: form(program, &place),
                 place,
             }
         })

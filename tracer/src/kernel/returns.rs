@@ -38,15 +38,17 @@ const PROGRAMS: [(&str, &str); 6] = [
 /// so records would be lost; while a return probe has a call for each processor at least, so that calls within calls are
 /// seen.
 pub(super) fn program_for(return_probe: &str) -> Option<&'static str> {
-    if !is_alone() {
-        return None;
-    }
+    one_processor().then(|| at_instructions(return_probe)).flatten()
+}
+
+/// The program that does at the instructions what this one does as a return probe.
+pub(super) fn at_instructions(return_probe: &str) -> Option<&'static str> {
     let mut programs = PROGRAMS.into_iter();
     programs.find_map(|(probe, program)| (probe == return_probe).then_some(program))
 }
 
 /// Whether the machine has one processor at work.
-fn is_alone() -> bool {
+pub(super) fn one_processor() -> bool {
     static ALONE: OnceLock<bool> = OnceLock::new();
 
     // SAFETY: the call takes a number and gives one.
