@@ -26,6 +26,8 @@ pub mod exit {
     pub const NOT_PERMITTED: i32 = 3;
     /// The kernel or the node lacks something.
     pub const UNSUPPORTED: i32 = 4;
+    /// A recording ends before its trace did.
+    pub const CUT_OFF: i32 = 5;
 }
 
 /// The flag that leaves the network namespaces of neighbours out.

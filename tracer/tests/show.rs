@@ -199,7 +199,7 @@ fn what_is_whole_of_a_damaged_recording_is_shown() {
     fs::write(&path, &bytes).unwrap();
     let output = show(&[&path.display().to_string(), "--format", "tables"]);
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{said}");
+    assert_eq!(output.status.code(), Some(5), "{said}");
     assert!(
         said.contains("ends before its trace did, within a frame"),
         "{said}"
@@ -265,6 +265,21 @@ fn mistakes_are_explained() {
         text.contains("not a recording of tracer\nhint: `tracer trace --write FILE`"),
         "{text}"
     );
+    let (code, text) = said(&["/dev/null"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.starts_with("error: failed to open: recording /dev/null: empty\nhint: "),
+        "{text}"
+    );
+    let (code, text) = said(&[&recording(), "--netns", "1"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("by their inode numbers\nhint: `--netns net:["),
+        "{text}"
+    );
+    let (code, text) = said(&[&recording(), "-4", "--src", "::1"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("hint: `tracer show --help` "), "{text}");
     let (code, text) = said(&[&recording(), "tcp prot 80"]);
     assert_eq!(code, Some(2), "{text}");
     assert_eq!(

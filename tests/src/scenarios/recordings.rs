@@ -177,7 +177,7 @@ fn of_a_tracer_that_was_killed() -> Result<()> {
     tracer.signal(Signal::SIGKILL)?;
     ensure!(tracer.wait_for_exit()?.is_none(), "tracer ended by itself");
     let (code, text) = shown()?;
-    ensure!(code == Some(exit::DONE), "{}", text.said);
+    ensure!(code == Some(exit::CUT_OFF), "{}", text.said);
     ensure!(text.shown.lines().count() == 2, "{}", text.shown);
     ensure!(text.said.contains("ends before its trace did"), "{}", text.said);
     Ok(())
@@ -214,7 +214,7 @@ fn on_a_full_disk() -> Result<()> {
         "{said}"
     );
     let (code, text) = show(&format!("{} --format tables", file.display()))?;
-    ensure!(code == Some(exit::DONE), "{}", text.said);
+    ensure!(code == Some(exit::CUT_OFF), "{}", text.said);
     ensure!(
         !text.shown.is_empty() && !text.said.contains("damaged"),
         "{}",

@@ -8,6 +8,7 @@
 //! | 2 | wrong command line |
 //! | 3 | not permitted: not root, or the kernel is locked down |
 //! | 4 | the kernel or the node lacks something: BTF, ring buffer, kprobes, legacy tables |
+//! | 5 | a recording ends before its trace did: all that is in it was shown |
 
 use std::fmt;
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ pub enum Exit {
     NotPermitted,
     /// The kernel or the node does not have what it takes.
     Lacking,
+    /// What was read ends too early: a recording without its end.
+    CutOff,
 }
 
 impl Exit {
@@ -40,6 +43,7 @@ impl Exit {
             Self::Usage => 2,
             Self::NotPermitted => 3,
             Self::Lacking => 4,
+            Self::CutOff => 5,
         }
     }
 }
@@ -72,12 +76,12 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Flags that make no sense together.
+    /// Flags that make no sense together. What explains them is the help of the command, unless there is a better hint.
     pub fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self {
             exit: Exit::Usage,
             error: error.into(),
-            hint: Some("`tracer trace --help` explains the flags".into()),
+            hint: None,
         }
     }
 
@@ -96,6 +100,17 @@ impl Failure {
         Self {
             hint: Some(hint.into()),
             ..self
+        }
+    }
+
+    /// The same with the help of a command as hint, if it is one that was typed wrong and has no hint.
+    #[must_use]
+    pub fn of_command(self, command: &str) -> Self {
+        match (self.exit, &self.hint) {
+            (Exit::Usage, None) => {
+                self.or_hint(format!("`tracer {command} --help` explains flags and filters"))
+            }
+            _ => self,
         }
     }
 

@@ -6,12 +6,13 @@ use std::{
     str::FromStr,
 };
 
+use anyhow::anyhow;
 use clap::Args;
 use tracer_common::{Filter, HOOKS_ALL, IFNAME_LEN, Prefix, TABLE_NAME_LEN, TABLES_MAX, criteria, protocols};
 
 use super::exit::{Exit, Failure};
 use crate::{
-    filter::{Wanted, expression},
+    filter::{Contradiction, Wanted, expression},
     kernel::preflight::Families,
     netns::{Netns, NetnsError},
     traversal::{Family, Hook},
@@ -59,7 +60,7 @@ pub struct FilterArgs {
     mark: Option<Mark>,
     /// Network namespace: a name of `ip netns`, a process id, a path, or net:[INODE]
     #[arg(long, value_name = "NAMESPACE")]
-    netns: Option<NetnsInode>,
+    netns: Option<NetnsName>,
     /// Follow only packets that satisfy all of this themselves: not the rest of their connections, such as replies
     #[arg(long)]
     no_connections: bool,
@@ -92,6 +93,21 @@ pub enum FilterError {
     /// Too many tables.
     #[error("more than {TABLES_MAX} tables")]
     Tables,
+    /// No such network namespace here.
+    #[error("failed to find: --netns {0}: {1}")]
+    Netns(String, String),
+    /// A network namespace that only its machine can find.
+    #[error("failed to find: --netns {0}: a recording knows network namespaces by their inode numbers")]
+    NotRecorded(String),
+}
+
+/// What the filter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Packets of this machine.
+    Machine,
+    /// What was recorded, perhaps elsewhere.
+    Recording,
 }
 
 impl FilterArgs {
@@ -128,39 +144,51 @@ impl FilterArgs {
     ///
     /// # Errors
     /// An expression that is none, or with which no packet can satisfy the flags; flags that make no filter.
-    pub fn wanted(&self, words: &[String]) -> Result<Wanted, Failure> {
+    pub fn wanted(&self, words: &[String], subject: Subject) -> Result<Wanted, Failure> {
         let families = self.families().map_err(Failure::usage)?;
-        let filter = self.filter().map_err(Failure::usage)?;
+        let filter = self.filter(subject).map_err(|error| match error {
+            FilterError::NotRecorded(_) => Failure::usage(error)
+                .or_hint("`--netns net:[4026531840]`; `--format json` tells each packet's `netns`"),
+            error => Failure::usage(error),
+        })?;
         let connections = !self.no_connections;
         let text = words.join(" ");
-        if text.trim().is_empty() {
-            return Ok(Wanted {
-                families,
-                filter,
-                rest: None,
+        let mut wanted = Wanted {
+            families,
+            filter,
+            rest: None,
+            connections,
+        };
+        if !text.trim().is_empty() {
+            let expression =
+                expression::parse(&text).map_err(|error| match error.hint().map(str::to_owned) {
+                    Some(hint) => Failure::hinted(Exit::Usage, error, hint),
+                    None => Failure::usage(error),
+                })?;
+            wanted = Wanted {
                 connections,
-            });
+                ..expression::lower(expression, families, filter)
+            };
         }
-        let expression = expression::parse(&text).map_err(|error| {
-            let hint = error.hint().unwrap_or("`tracer trace --help` explains filters");
-            let hint = hint.to_owned();
-            Failure::hinted(Exit::Usage, error, hint)
-        })?;
-        let wanted = expression::lower(expression, families, filter);
         if !wanted.families.ipv4 && !wanted.families.ipv6 {
             return Err(Failure::usage(FilterError::NoFamily(text)));
         }
-        Ok(Wanted {
-            connections,
-            ..wanted
-        })
+        match Contradiction::of(&wanted) {
+            None => Ok(wanted),
+            Some(contradiction) => {
+                let hint = contradiction.hint();
+                let error = anyhow!("failed to read the filter: {contradiction}");
+                Err(Failure::hinted(Exit::Usage, error, hint))
+            }
+        }
     }
 
     /// The filter for the programs.
     ///
     /// # Errors
-    /// Flags that no packet can satisfy together, or more of one kind than the programs can take.
-    pub fn filter(&self) -> Result<Filter, FilterError> {
+    /// Flags that no packet can satisfy together, more of one kind than the programs can take, or a network namespace
+    /// that is not there.
+    pub fn filter(&self, subject: Subject) -> Result<Filter, FilterError> {
         self.families()?;
         let mut filter = Filter::EVERYTHING;
         if let Some(Protocol(protocol)) = self.proto {
@@ -199,9 +227,9 @@ impl FilterArgs {
             filter.criteria |= criteria::MARK;
             (filter.mark, filter.mark_mask) = (mark.value, mark.mask);
         }
-        if let Some(NetnsInode(inode)) = self.netns {
+        if let Some(netns) = &self.netns {
             filter.criteria |= criteria::NETNS;
-            filter.netns = inode;
+            filter.netns = netns.inode(subject)?;
         }
         if !self.hooks.is_empty() {
             filter.hooks = self
@@ -394,18 +422,35 @@ impl FromStr for Mark {
     }
 }
 
-/// A network namespace by the inode number of its nsfs file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct NetnsInode(u32);
+/// A network namespace as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum NetnsName {
+    /// The inode number of its nsfs file.
+    Inode(u32),
+    /// Where it is on this machine, and what was typed for it.
+    Path(PathBuf, String),
+}
 
-impl FromStr for NetnsInode {
+impl NetnsName {
+    fn inode(&self, subject: Subject) -> Result<u32, FilterError> {
+        match (self, subject) {
+            (Self::Inode(inode), _) => Ok(*inode),
+            (Self::Path(path, _), Subject::Machine) => {
+                netns_inode(path).map_err(|why| FilterError::Netns(path.display().to_string(), why))
+            }
+            (Self::Path(_, typed), Subject::Recording) => Err(FilterError::NotRecorded(typed.clone())),
+        }
+    }
+}
+
+impl FromStr for NetnsName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(inode) = text.strip_prefix("net:[").and_then(|text| text.strip_suffix(']')) {
             return inode
                 .parse()
-                .map(Self)
+                .map(Self::Inode)
                 .map_err(|_| "not an inode number in net:[…]".to_owned());
         }
         let path = if text.contains('/') {
@@ -415,7 +460,7 @@ impl FromStr for NetnsInode {
         } else {
             Path::new("/run/netns").join(text)
         };
-        netns_inode(&path).map(Self)
+        Ok(Self::Path(path, text.to_owned()))
     }
 }
 
@@ -426,7 +471,7 @@ impl FromStr for NetnsInode {
 pub(super) fn netns_inode(path: &Path) -> Result<u32, String> {
     match Netns::from_path(path) {
         Ok(netns) => Ok(netns.inode()),
-        Err(NetnsError::Open { namespace, cause }) => Err(format!("{namespace}: {cause}")),
+        Err(NetnsError::Open { cause, .. }) => Err(cause.to_string()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -476,7 +521,9 @@ mod tests {
 
     fn filter(flags: &[&str]) -> Result<Filter, String> {
         let cli = Cli::try_parse_from(["tracer"].iter().chain(flags)).map_err(|error| error.to_string())?;
-        cli.filter.filter().map_err(|error| error.to_string())
+        cli.filter
+            .filter(Subject::Machine)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -585,6 +632,39 @@ mod tests {
             let error = filter(flags).unwrap_err();
             assert!(error.contains(said), "{flags:?}: {error}");
         }
+    }
+
+    #[test]
+    fn of_a_recording_only_the_number_of_a_namespace_is_taken() {
+        let filter = |netns| {
+            let cli = Cli::try_parse_from(["tracer", "--netns", netns]).unwrap();
+            cli.filter.filter(Subject::Recording)
+        };
+        assert_eq!(filter("net:[7]").unwrap().netns, 7);
+        for netns in ["1", "pod", "/proc/self/ns/net"] {
+            assert_eq!(filter(netns), Err(FilterError::NotRecorded(netns.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_port_of_a_protocol_without_ports_is_refused() {
+        let wanted = |flags: &[&str], expression: &str| {
+            let cli = Cli::try_parse_from(["tracer"].iter().chain(flags)).unwrap();
+            let wanted = cli.filter.wanted(&[expression.to_owned()], Subject::Machine);
+            wanted.map_err(|failure| failure.to_string())
+        };
+        for (flags, expression) in [
+            (&["-p", "icmp", "--port", "80"][..], ""),
+            (&["-p", "icmp"][..], "port 80 or port 443"),
+            (&["--dport", "80"][..], "icmp"),
+        ] {
+            let said = wanted(flags, expression).unwrap_err();
+            assert!(
+                said.contains("no packet can match: icmp has no ports\nhint: "),
+                "{said}"
+            );
+        }
+        wanted(&["-p", "udp", "--port", "80"], "").unwrap();
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{
     filter::netns_inode,
     recorder::Recorder,
     results::{self, Destination, Results, State},
-    summary::{nothing_matched, paths_summary, probes_summary, summary, undecided},
+    summary::{CONNECTIONS_FOLLOWED, nothing_matched, paths_summary, probes_summary, summary, undecided},
     trace::TraceArgs,
 };
 use crate::{
@@ -80,6 +80,8 @@ pub(super) struct Live {
     parts: Parts,
     /// Whether not every packet is followed.
     filtered: bool,
+    /// Whether other packets of their connections are seen too.
+    follows_connections: bool,
     /// Where the programs cannot decide all.
     selection: Option<Selection>,
     device_names: DeviceNames,
@@ -139,6 +141,7 @@ impl Live {
             changes: Changes::default(),
             parts: Parts::default(),
             filtered: wanted.is_filter(),
+            follows_connections: wanted.follows_connections(),
             selection: wanted.rest.is_some().then(|| Selection::new(wanted)),
             device_names: DeviceNames::default(),
             places: LivePlaces::of(machine.root(), own_netns),
@@ -455,6 +458,8 @@ impl Live {
         }
         if self.filtered && self.traversals == 0 {
             text.push_str(&nothing_matched());
+        } else if self.follows_connections {
+            text.push_str(CONNECTIONS_FOLLOWED);
         }
         text.push_str(&probes_summary(&attached.forms()));
         let _ = io::stderr().write_all(text.as_bytes());

@@ -1,9 +1,11 @@
 //! The command line: what was typed, what will be done, and the exit code.
 
 pub mod doctor;
+mod doubts;
 pub mod exit;
 pub mod filter;
 mod guard;
+mod habits;
 mod live;
 mod recorder;
 pub mod results;
@@ -12,6 +14,7 @@ mod summary;
 pub mod trace;
 
 use std::{
+    env,
     io::{self, Write as _},
     process::ExitCode,
 };
@@ -46,7 +49,8 @@ Exit codes:
   1  failed while running
   2  wrong command line
   3  not permitted: not root, or the kernel is locked down
-  4  the kernel or the node lacks something: BTF, ring buffer, legacy iptables";
+  4  the kernel or the node lacks something: BTF, ring buffer, legacy iptables
+  5  a recording ends before its trace did; all that is in it was shown";
 
 #[derive(Subcommand, Debug)]
 enum Command {
@@ -65,7 +69,40 @@ enum Command {
     Show(Box<show::ShowArgs>),
 }
 
-const DROPS_HELP: &str = "\
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Doctor => "doctor",
+            Self::Trace(_) => "trace",
+            Self::Drops(_) => "drops",
+            Self::Show(_) => "show",
+        }
+    }
+}
+
+/// What is said of filters where they can be given.
+macro_rules! expressions {
+    () => {
+        "\
+Expressions:
+  As of tcpdump: host, net, port, portrange, proto with src or dst before them;
+  ip, ip6, tcp, udp, icmp, icmp6, sctp, esp, ah, gre; less, greater, len;
+  tcp[13], ip[2:2], tcp[tcpflags] & tcp-syn != 0; and, or, not, parentheses.
+  `and` and `or` bind alike, from left to right. Quote what the shell would eat.
+  Lengths count from the IP header. Names are not looked up.
+
+  A packet that satisfies the filter at some table is followed to its end, and
+  where conntrack knows its connection, so are all packets of it from then on:
+  after NAT, and the replies. So `dst port 80` also shows what comes back, and
+  the packet after DNAT to another port. --no-connections follows only what
+  matches itself."
+    };
+}
+
+const DROPS_HELP: &str = concat!(
+    expressions!(),
+    "
+
 Examples:
   tracer drops                  every packet that a rule, a policy or another hook
                                 function drops
@@ -74,9 +111,11 @@ Examples:
 
 A line has: time, #packet, DROP or REJECT, the packet, devices, the rule with its
 text, and the chains that led to it. What the kernel drops outside of netfilter is
-not shown; `tracer trace` shows it.";
+not shown; `tracer trace` shows it."
+);
 
-const TRACE_HELP: &str = "\
+const TRACE_HELP: &str = concat!(
+    "\
 Formats:
   tree    every packet's whole way: its tables, in each the rules that it met
           with their text, what changed it, how it ended; indented below a rule
@@ -100,29 +139,25 @@ tables and log show each table at once, the others a packet when its way is over
 Behind a device stands in parentheses what has its other end, where this machine
 knows: a pod, a container, a namespace with a name.
 
-Expressions:
-  As of tcpdump: host, net, port, portrange, proto with src or dst before them;
-  ip, ip6, tcp, udp, icmp, icmp6, sctp, esp, ah, gre; less, greater, len;
-  tcp[13], ip[2:2], tcp[tcpflags] & tcp-syn != 0; and, or, not, parentheses.
-  `and` and `or` bind alike, from left to right. Quote what the shell would eat.
+",
+    expressions!(),
+    "
 
   Protocol, addresses and ports that all must hold are decided in the kernel,
   like the flags, at next to no cost for other packets. Whatever has or, not or
   a comparison in it is decided by tracer, exactly, on the packets that are
   left: then a narrower part in front of it (tcp and …) keeps the load low.
-  Lengths count from the IP header.
-
-  A packet that satisfies the filter at some table is followed to its end, and
-  where conntrack knows its connection, so are all its other packets: after NAT,
-  and the replies. --no-connections follows only what matches itself.
 
 Ends with ^C, SIGTERM, --count or --duration, and then says on standard error
-what was lost, if anything was. SIGUSR1 says so while it runs.";
+what was lost, if anything was. SIGUSR1 says so while it runs."
+);
 
-const SHOW_HELP: &str = "\
+const SHOW_HELP: &str = concat!(
+    expressions!(),
+    "
+
 Needs no root, no eBPF and none of the rules: the recording has everything.
-Names for --netns are looked up on this machine; net:[INODE] is a namespace of
-the machine where it was recorded.
+Formats are those of `tracer trace --help`.
 
 Of several recordings, a packet that left one node and came to another is one
 journey, by what NAT and tunnels leave alone of it; the nodes' clocks are not
@@ -131,13 +166,15 @@ part satisfies the filter is shown with the parts of all. `tables` and `log` are
 merged by time of day.
 
 A recording that was cut off is shown as far as it was written, and a damaged
-one as far as it is whole; both are said on standard error.
+one as far as it is whole; both are said on standard error, and the exit code is
+5, or 1 where it is damaged.
 
 Examples:
   tracer trace --port 32275 --write node.rec   on the node
   tracer show node.rec                         anywhere
   tracer show node.rec tcp --format log        some of it, in another format
-  tracer show a.rec b.rec                      two nodes: each packet over both";
+  tracer show a.rec b.rec                      two nodes: each packet over both"
+);
 
 /// The command line, for what is made of it: man pages, completions.
 #[must_use]
@@ -151,6 +188,10 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let words: Vec<String> = env::args().skip(1).collect();
+            if let Some(failure) = habits::instead(&error, &words) {
+                return report(&failure).into();
+            }
             // Help and version are no errors; clap knows which goes where. A closed pipe is nobody's loss.
             let _ = error.print();
             return if error.use_stderr() {
@@ -168,6 +209,7 @@ pub fn main() -> ExitCode {
         Command::Drops(args) => trace::run(&args.as_trace(), &machine).map(|()| Exit::Done),
         Command::Show(args) => show::run(args),
     };
+    let result = result.map_err(|failure| failure.of_command(cli.command.name()));
     result.unwrap_or_else(|failure| report(&failure)).into()
 }
 

@@ -20,6 +20,24 @@ use crate::{
     traversal::Traversal,
 };
 
+/// Refuses a name that says that Wireshark can read it.
+pub(super) fn is_no_capture(path: &Path) -> Result<(), Failure> {
+    if !path
+        .extension()
+        .is_some_and(|end| end == "pcap" || end == "pcapng")
+    {
+        return Ok(());
+    }
+    Err(Failure::hinted(
+        Exit::Usage,
+        anyhow!(
+            "failed to create: recording {}: a recording is no pcap file",
+            path.display()
+        ),
+        "`--output FILE.pcapng` is for Wireshark, `--write FILE.rec` for `tracer show`",
+    ))
+}
+
 /// A recording that is being written.
 pub(super) struct Recorder {
     path: PathBuf,
@@ -33,6 +51,14 @@ impl Recorder {
         let failed = |error: &dyn std::fmt::Display| {
             anyhow!("failed to create: recording {}: {error}", path.display())
         };
+        if path
+            .extension()
+            .is_some_and(|end| end == "pcap" || end == "pcapng")
+        {
+            let error = failed(&"a recording is no pcap file");
+            let hint = "`--output FILE.pcapng` is for Wireshark, `--write FILE.rec` for `tracer show`";
+            return Err(Failure::hinted(Exit::Usage, error, hint));
+        }
         let file = if path.as_os_str() == "-" {
             if io::stdout().is_terminal() {
                 let error = failed(&"standard output is a terminal");

@@ -70,20 +70,41 @@ impl FromStr for Destination {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let named = text
-            .split_once(':')
-            .and_then(|(name, file)| Some((Format::from_str(name, false).ok()?, file)));
-        let (format, file) = match named {
-            Some((format, file)) => (Some(format), file),
+        let (format, file) = match text.split_once(':') {
+            Some((name, _)) if name.contains('/') => (None, text),
+            Some((name, file)) => match Format::from_str(name, false) {
+                Ok(format) => (Some(format), file),
+                Err(_) => {
+                    return Err(format!(
+                        "{name} is no format; what stands before the colon is one of {}; \
+                         of a file with a colon in its name say ./{text}",
+                        formats()
+                    ));
+                }
+            },
             None => (None, text),
         };
         if file.is_empty() {
             return Err("no file is named; - is standard output".to_owned());
         }
+        if format.is_none() && file.ends_with(".pcap") {
+            return Err(format!(
+                "what Wireshark gets is pcapng: {file}ng, or pcapng:{file}"
+            ));
+        }
         let file = (file != "-").then(|| PathBuf::from(file));
         let format = format.or_else(|| by_name(file.as_deref()?));
         Ok(Self { format, file })
     }
+}
+
+/// Every format by its name.
+fn formats() -> String {
+    let names = Format::value_variants().iter().filter_map(|format| {
+        let value = format.to_possible_value()?;
+        (!value.is_hide_set()).then(|| value.get_name().to_owned())
+    });
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// The format that a file's name asks for.
@@ -575,7 +596,19 @@ mod tests {
         );
         assert_eq!(destination("a.json").format, Some(Format::Json));
         assert_eq!(destination("tree:-").file, None);
-        assert_eq!(destination("10:20").file, Some("10:20".into()));
-        assert!(Destination::from_str("json:").is_err());
+        assert_eq!(destination("./10:20").file, Some("./10:20".into()));
+        for (text, said) in [
+            ("json:", "no file is named"),
+            (
+                "foo:x",
+                "foo is no format; what stands before the colon is one of tree, line, ",
+            ),
+            ("10:20", "say ./10:20"),
+            ("x.pcap", "x.pcapng, or pcapng:x.pcap"),
+        ] {
+            let error = Destination::from_str(text).unwrap_err();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+        assert_eq!(destination("pcapng:x.pcap").format, Some(Format::Pcapng));
     }
 }

@@ -15,9 +15,9 @@ use clap::Args;
 
 use super::{
     exit::{Exit, Failure},
-    filter::FilterArgs,
+    filter::{FilterArgs, Subject},
     results::{self, Destination, Results, State},
-    summary::{paths_summary, summary, undecided},
+    summary::{CONNECTIONS_FOLLOWED, paths_summary, summary, undecided},
 };
 use crate::{
     changed::Changes,
@@ -35,6 +35,9 @@ use crate::{
 
 /// Arguments of `tracer show`.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("netns", |arg| arg.help(
+    "Network namespace: net:[INODE], as the machine had it where it was recorded (`netns` of --format json)"
+)))]
 pub struct ShowArgs {
     /// Recordings of `tracer trace --write`, those of several nodes joined; then which packets to show, in
     /// tcpdump's syntax: it begins with the first word that is no file. - is standard input
@@ -50,7 +53,7 @@ pub struct ShowArgs {
     #[arg(long, value_name = "[FORMAT:]FILE")]
     output: Vec<Destination>,
     /// Stop after this many results: packets, with `tables` and `log` alone traversals of a table
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
 
@@ -63,7 +66,7 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
     let (files, expression) = files_and_expression(&args.words);
     let wanted = args
         .filter
-        .wanted(expression)
+        .wanted(expression, Subject::Recording)
         .map_err(|failure| match expression {
             // A file that is not there is no expression either.
             [word, ..]
@@ -122,6 +125,7 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
     merge(&mut recordings, &mut results)?;
     tell(&results, &recordings);
     match recordings.iter().find(|recording| !recording.damages.is_empty()) {
+        None if recordings.iter().any(Recording::ends_early) => Ok(Exit::CutOff),
         None => Ok(Exit::Done),
         Some(damaged) => Err(Failure::hinted(
             Exit::Failed,
@@ -153,6 +157,7 @@ fn open(file: &str) -> Result<Reader<Box<dyn Read>>, Failure> {
     let opened = from.map_err(OpenError::from).and_then(Reader::open);
     opened.map_err(|error| {
         let hint = match &error {
+            OpenError::Empty => Some("its trace wrote nothing: was there room, and did it begin?"),
             OpenError::NoRecording => Some("`tracer trace --write FILE` makes one"),
             OpenError::Version(_) | OpenError::Layout { .. } => {
                 Some("show it with the version of tracer that made it")
@@ -377,6 +382,11 @@ impl Recording {
         }
     }
 
+    /// Whether it was read to where it ends, and the end of its trace is not there.
+    fn ends_early(&self) -> bool {
+        self.through && !self.ended
+    }
+
     /// What there is to say of it when it was read to its end.
     fn tell(&self, text: &mut String) {
         let mut say = |line: std::fmt::Arguments<'_>| text.push_str(&format!("{line}\n"));
@@ -418,7 +428,7 @@ impl Recording {
         for damage in &self.damages {
             say(format_args!("{}: damaged: {damage}", self.file));
         }
-        if self.through && !self.ended {
+        if self.ends_early() {
             let place = if self.cut { ", within a frame" } else { "" };
             say(format_args!(
                 "{} ends before its trace did{place}: the writer was killed or had no room, or the file was cut off \
@@ -474,6 +484,11 @@ fn tell(results: &Results, recordings: &[Recording]) {
     let mut text = format!("{}, of {recorded} traversals read\n", results.shown());
     if recorded > 0 && recordings.iter().all(|recording| recording.matched == 0) {
         text.push_str("nothing matches; without a filter all of it is shown\n");
+    } else if recordings
+        .iter()
+        .any(|recording| recording.selection.follows_connections())
+    {
+        text.push_str(CONNECTIONS_FOLLOWED);
     }
     for recording in recordings {
         if let Some(explainer) = &recording.explainer {

@@ -15,6 +15,10 @@ pub(super) fn nothing_matched() -> String {
         .to_owned()
 }
 
+/// Why packets are there that do not match.
+pub(super) const CONNECTIONS_FOLLOWED: &str = "filter: packets that match, and all of their connections from then on (replies, after NAT); --no-connections: \
+     only what matches\n";
+
 /// How the kernel is looked at.
 pub(super) fn probes_summary(forms: &Forms) -> String {
     let Forms {

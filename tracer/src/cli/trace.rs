@@ -20,10 +20,12 @@ use tokio::{
 };
 
 use super::{
+    doubts::{Present, doubts},
     exit::{Exit, Failure},
-    filter::FilterArgs,
+    filter::{FilterArgs, Subject},
     guard::{Guard, GuardArgs},
     live::{Drained, End, Live},
+    recorder::is_no_capture,
     results::Destination,
 };
 use crate::{
@@ -124,10 +126,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Traces until a limit, a signal or a closed output ends it.
 ///
 /// # Errors
-/// Flags that make no filter, a machine that cannot be traced, a kernel that refuses, an output that fails.
+/// Flags that make no filter, names that promise what is not written, a machine that cannot be traced, a kernel that refuses, an output that fails.
 pub fn run(args: &TraceArgs, machine: &Machine) -> Result<(), Failure> {
-    let wanted = args.filter.wanted(&args.expression)?;
+    args.write.as_deref().map_or(Ok(()), is_no_capture)?;
+    let wanted = args.filter.wanted(&args.expression, Subject::Machine)?;
     let mut plan = plan(args, &wanted, machine)?;
+    for doubt in doubts(&wanted, Present::of(&wanted, plan.nftables).as_ref()) {
+        let _ = writeln!(io::stderr(), "{doubt}");
+    }
     let live = Live::new(args, wanted, machine)?;
     plan.filter.ends = u8::from(live.needs_ends());
     let runtime = tokio::runtime::Builder::new_current_thread()

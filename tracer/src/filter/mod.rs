@@ -3,11 +3,13 @@
 //!
 //! Answers are `Option<bool>`: `None` where the bytes that would decide were not recorded.
 
+mod contradiction;
 mod criteria;
 pub mod expression;
 mod headers;
 mod selection;
 
+pub use contradiction::Contradiction;
 pub use headers::{Headers, Transport};
 pub use selection::{Selection, Wanted};
 

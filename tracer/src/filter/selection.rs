@@ -39,6 +39,12 @@ impl Wanted {
         self.families != Families::ALL || self.rest.is_some() || self.filter != Filter::EVERYTHING
     }
 
+    /// Whether packets are followed that do not satisfy it, because another one of their connection does.
+    #[must_use]
+    pub fn follows_connections(&self) -> bool {
+        self.connections && (self.rest.is_some() || self.filter.criteria & !criteria::NETNS != 0)
+    }
+
     /// The filter for the programs. Where they cannot decide all, every table of a packet is needed to decide.
     #[must_use]
     pub fn for_programs(&self) -> Filter {
@@ -109,6 +115,12 @@ impl Selection {
         let known = self.packets.remove(&end.packet).unwrap_or_default();
         end.passes = end.passes.saturating_sub(known.dropped);
         known.followed
+    }
+
+    /// Whether packets are taken for their connection.
+    #[must_use]
+    pub fn follows_connections(&self) -> bool {
+        self.wanted.follows_connections()
     }
 
     /// By the tuple that conntrack has of it, or will make of its headers: as `tracer-ebpf/src/connection.rs`.

@@ -145,6 +145,25 @@ impl Socket {
         }
     }
 
+    /// Names of the tables of every family.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn table_names(&mut self) -> io::Result<Vec<String>> {
+        let mut decoder = Decoder::default();
+        self.dump(message::GET_TABLE, |answer| {
+            // What cannot be understood has no name.
+            let _ = decoder.take(answer);
+            Ok(())
+        })?;
+        Ok(decoder
+            .ruleset()
+            .tables
+            .into_iter()
+            .map(|table| table.name)
+            .collect())
+    }
+
     /// All rules. They may have changed between its parts: who needs to know looks at the commits before and after.
     ///
     /// # Errors
@@ -183,6 +202,20 @@ impl Socket {
 pub fn ruleset(netns: &Netns) -> Result<Ruleset, SourceError> {
     netns.enter(|| {
         let read = Socket::open().and_then(|mut socket| socket.ruleset());
+        read.map_err(|cause| SourceError::Nftables {
+            namespace: netns.name().to_owned(),
+            cause,
+        })
+    })
+}
+
+/// Names of the tables of nf_tables in a namespace, without their rules.
+///
+/// # Errors
+/// Those of entering the namespace, and what the kernel says.
+pub fn table_names(netns: &Netns) -> Result<Vec<String>, SourceError> {
+    netns.enter(|| {
+        let read = Socket::open().and_then(|mut socket| socket.table_names());
         read.map_err(|cause| SourceError::Nftables {
             namespace: netns.name().to_owned(),
             cause,

@@ -17,6 +17,9 @@ pub enum OpenError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// There is nothing in it.
+    #[error("empty")]
+    Empty,
     /// Something else.
     #[error("not a recording of tracer")]
     NoRecording,
@@ -142,6 +145,10 @@ impl<R: Read> Reader<R> {
         let start = bytes.take(START_LEN as u64)?;
         let version = start.strip_prefix(&MAGIC).and_then(|rest| rest.first_chunk());
         match version.map(|version| u32::from_le_bytes(*version)) {
+            None if start.is_empty() => return Err(OpenError::Empty),
+            None if start.len() < START_LEN && (start.starts_with(&MAGIC) || MAGIC.starts_with(&start)) => {
+                return Err(OpenError::NoHost);
+            }
             None => return Err(OpenError::NoRecording),
             Some(VERSION) => {}
             Some(other) => return Err(OpenError::Version(other)),

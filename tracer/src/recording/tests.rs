@@ -297,7 +297,8 @@ fn entries_of_a_newer_version_are_skipped_and_counted() {
 #[test]
 fn what_cannot_be_read_at_all_says_why() {
     let refused = |bytes: &[u8]| Reader::open(bytes).unwrap_err().to_string();
-    assert_eq!(refused(b""), "not a recording of tracer");
+    assert_eq!(refused(b""), "empty");
+    assert!(refused(b"\x89TRA").starts_with("damaged at its beginning"));
     assert_eq!(
         refused(b"\xd4\xc3\xb2\xa1 a pcap file"),
         "not a recording of tracer"

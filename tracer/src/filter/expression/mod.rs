@@ -25,6 +25,7 @@ use std::{fmt, ops::Range};
 use tracer_common::Prefix;
 
 pub use lower::lower;
+pub(super) use names::name_of as protocol_name;
 pub use parser::parse;
 
 use crate::traversal::Family;

@@ -9,24 +9,33 @@ const ICMP: u8 = 1;
 /// `IPPROTO_ICMPV6`
 const ICMPV6: u8 = 58;
 
+/// Protocols that can stand for themselves: name, number, and the family that the name implies.
+const PROTOCOLS: [(&str, u8, Option<Family>); 13] = [
+    ("tcp", protocols::TCP, None),
+    ("udp", protocols::UDP, None),
+    ("sctp", protocols::SCTP, None),
+    ("dccp", protocols::DCCP, None),
+    ("udplite", protocols::UDP_LITE, None),
+    ("icmp", ICMP, Some(Family::Ipv4)),
+    ("icmp6", ICMPV6, Some(Family::Ipv6)),
+    ("igmp", 2, Some(Family::Ipv4)),
+    ("gre", 47, None),
+    ("esp", 50, None),
+    ("ah", protocols::AUTHENTICATION, None),
+    ("pim", 103, None),
+    ("vrrp", 112, None),
+];
+
 /// A protocol that can stand for itself: its number, and the family that its name implies.
 pub(super) fn protocol(name: &str) -> Option<(u8, Option<Family>)> {
-    Some(match name {
-        "tcp" => (protocols::TCP, None),
-        "udp" => (protocols::UDP, None),
-        "sctp" => (protocols::SCTP, None),
-        "dccp" => (protocols::DCCP, None),
-        "udplite" => (protocols::UDP_LITE, None),
-        "icmp" => (ICMP, Some(Family::Ipv4)),
-        "icmp6" => (ICMPV6, Some(Family::Ipv6)),
-        "igmp" => (2, Some(Family::Ipv4)),
-        "gre" => (47, None),
-        "esp" => (50, None),
-        "ah" => (protocols::AUTHENTICATION, None),
-        "pim" => (103, None),
-        "vrrp" => (112, None),
-        _ => return None,
-    })
+    let (_, number, family) = PROTOCOLS.into_iter().find(|(known, ..)| *known == name)?;
+    Some((number, family))
+}
+
+/// What a protocol is called here.
+pub(crate) fn name_of(protocol: u8) -> Option<&'static str> {
+    let (name, ..) = PROTOCOLS.into_iter().find(|(_, number, _)| *number == protocol)?;
+    Some(name)
 }
 
 /// The family that a word names.
@@ -115,7 +124,8 @@ pub(super) fn elsewhere(name: &str) -> Option<&'static str> {
             "the IP tables see IP packets only; leave it out"
         }
         "inbound" | "outbound" | "ifname" | "on" => "use --in-interface and --out-interface",
-        "broadcast" | "multicast" => "give the address: dst net 224.0.0.0/4",
+        "broadcast" => "give the address: dst host 255.255.255.255",
+        "multicast" => "give the addresses: dst net 224.0.0.0/4, or dst net ff00::/8",
         "gateway" => "give the device: --out-interface",
         "protochain" => "use proto: extension headers are looked through anyway",
         _ => return None,

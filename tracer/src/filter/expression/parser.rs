@@ -27,12 +27,6 @@ const DEPTH_MAX: u32 = 64;
 /// # Errors
 /// What is wrong with it, and where.
 pub fn parse(text: &str) -> Result<Expression, ParseError> {
-    let error = |place: Range<usize>, message: &str| ParseError {
-        text: text.to_owned(),
-        place,
-        message: message.to_owned(),
-        hint: None,
-    };
     if text.len() > TEXT_LEN_MAX {
         let text: String = text.chars().take(40).collect();
         return Err(ParseError {
@@ -42,7 +36,18 @@ pub fn parse(text: &str) -> Result<Expression, ParseError> {
             hint: None,
         });
     }
-    let tokens = lexer::tokens(text).map_err(|place| error(place, "unknown character"))?;
+    let tokens = lexer::tokens(text).map_err(|place| {
+        let (message, hint) = match &text[place.clone()] {
+            "," => ("no commas here", "say `or`: port 8080 or 443"),
+            _ => ("unknown character", "for example: tcp port 80 and host 10.0.0.1"),
+        };
+        ParseError {
+            text: text.to_owned(),
+            place,
+            message: message.to_owned(),
+            hint: Some(hint.to_owned()),
+        }
+    })?;
     let mut parser = Parser {
         text,
         tokens,
@@ -528,6 +533,9 @@ impl<'a> Parser<'a> {
     }
 
     fn not_an_address(&self, word: &str, qualifiers: Qualifiers, what: &str) -> ParseError {
+        if let Some(hint) = names::elsewhere(word) {
+            return self.error(&format!("`{word}` is not known in an IP table"), Some(hint));
+        }
         const KEYWORDS: [&str; 16] = [
             "host",
             "net",
@@ -641,7 +649,8 @@ impl<'a> Parser<'a> {
         if let Some((protocol, _)) = qualifiers.protocol
             && !has_ports(protocol)
         {
-            return Err(self.error("this protocol has no ports", None));
+            let hint = "leave the port out, or ask for tcp or udp";
+            return Err(self.error("this protocol has no ports", Some(hint)));
         }
         let port = |word: &str| {
             number(word)
