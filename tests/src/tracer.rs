@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -199,6 +200,28 @@ impl Tracer {
     /// When the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(self.pid()?, signal).with_context(|| format!("failed to send: {signal}"))
+    }
+
+    /// Takes the processor away from it, until [`Tracer::go_on`].
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone.
+    pub fn hold(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        // Its threads stop one after the other.
+        waitid(Id::Pid(self.pid()?), WaitPidFlag::WSTOPPED)
+            .map(drop)
+            .context("failed to wait until tracer is stopped")
+    }
+
+    /// Gives it the processor again.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone.
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
     }
 
     /// Ends it as `^C` does, once every packet has gone its way, and returns what it showed.

@@ -71,9 +71,9 @@ fn shown_and_lost_are_all() -> Result<()> {
     let small = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --ring-kib 4"))?;
     let large = Tracer::start(&format!("-4 --dport {PORT} {THIS_NETNS} --ring-kib 16384"))?;
     datagrams(BEFORE)?;
-    small.signal(Signal::SIGSTOP)?;
+    small.hold()?;
     datagrams(WHILE_STOPPED)?;
-    small.signal(Signal::SIGCONT)?;
+    small.go_on()?;
     datagrams(AFTER)?;
     let all = counted()?;
     let (small, large) = (small.stop()?, large.stop()?);

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
 
 use super::trial;
 use crate::account::{Selection, Told, same};
@@ -453,14 +452,14 @@ fn a_namespace_vanishes() -> Result<()> {
     here.next_shown(&tracer)?;
 
     // Tracer cannot read what is gone before it comes to that.
-    tracer.signal(Signal::SIGSTOP)?;
+    tracer.hold()?;
     let unknown = Namespace::new("unknown")?;
     unknown.enter(|| ruleset::restore_v4(&generation(3)))?;
     let mut there = Datagrams::new(Place::There(&unknown))?;
     there.next()?;
     drop(there);
     drop(unknown);
-    tracer.signal(Signal::SIGCONT)?;
+    tracer.go_on()?;
     here.sent += 1;
     here.next_shown(&tracer)?;
 

@@ -16,6 +16,10 @@ enum Where {
 const DNAT_HOOKS: &[&str] = &["PREROUTING", "OUTPUT"];
 const SNAT_HOOKS: &[&str] = &["POSTROUTING", "INPUT"];
 const TCP: Option<&str> = Some("-p tcp");
+/// With the header looked for: `-p tcp` holds of a packet whose extension headers claim to be longer than the packet, and
+/// for that the kernel dies in `synproxy_tg6`, which takes a checksum up to where the header should be (`BUG_ON(len)` in
+/// `__skb_checksum`, `net/core/skbuff.c`, seen on 5.10), so that there is nothing to compare.
+const TCP_WHOLE: Option<&str> = Some("-p tcp -m tcp");
 const SYN: Option<&str> = Some("-p tcp -m tcp --tcp-flags SYN,RST SYN");
 /// Where CLASSIFY and TCPMSS with the path's MTU can be.
 const OUT_HOOKS: &[&str] = &["FORWARD", "OUTPUT", "POSTROUTING"];
@@ -248,7 +252,7 @@ const CHOICES: &[Choice] = &[
     ),
     (
         Hooks("filter", &["INPUT", "FORWARD"]),
-        TCP,
+        TCP_WHOLE,
         true,
         "SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1460",
         "SYNPROXY --sack-perm --timestamp --wscale 7 --mss 1440",
