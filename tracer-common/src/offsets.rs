@@ -5,17 +5,9 @@
 pub mod functions {
     /// `void *bpf_rdonly_cast(const void *obj, u32 btf_id)`: the address, to be loaded through as this type (6.2).
     pub const CAST: i32 = 0x7ffe_0001;
-    /// `bool bpf_session_is_return(void *ctx)`; without the argument before 7.0.
-    pub const IS_RETURN: i32 = 0x7ffe_0002;
-    /// `u64 *bpf_session_cookie(void *ctx)`: a word that the return of a call gets from its entry.
-    pub const COOKIE: i32 = 0x7ffe_0003;
 
     /// Each with its name.
-    pub const ALL: [(i32, &str); 3] = [
-        (CAST, "bpf_rdonly_cast"),
-        (IS_RETURN, "bpf_session_is_return"),
-        (COOKIE, "bpf_session_cookie"),
-    ];
+    pub const ALL: [(i32, &str); 1] = [(CAST, "bpf_rdonly_cast")];
 }
 
 /// An offset of a member that the running kernel does not have.
@@ -182,12 +174,8 @@ pub struct Offsets {
     /// `net.nft.gencursor`
     pub net_gencursor: u32,
 
-    /// Id of `struct sk_buff` among the kernel's types; like those below [`ABSENT`] where programs cannot say which
-    /// type an address has (`bpf_rdonly_cast`, 6.2)
-    pub type_skb: u32,
-    /// Id of `struct nf_hook_state`
-    pub type_state: u32,
-    /// Id of `struct timespec64`, whose two words are numbers, for whatever has no type that programs can name
+    /// Id among the kernel's types of `struct timespec64`, whose two words are numbers, for whatever has no type that
+    /// programs can name; [`ABSENT`] where they cannot say which type an address has (`bpf_rdonly_cast`, 6.2)
     pub type_words: u32,
 }
 
@@ -264,10 +252,8 @@ impl Offsets {
         nft_table_name: ABSENT,
         state_pf: ABSENT,
         net_gencursor: ABSENT,
-        type_skb: ABSENT,
-        type_state: ABSENT,
         type_words: ABSENT,
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 73 * 4);
+const _: () = assert!(size_of::<Offsets>() == 71 * 4);

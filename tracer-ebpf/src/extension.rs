@@ -54,31 +54,6 @@ pub(crate) fn leave_changed(invocation: Invocation, returned: u32) {
     }
 }
 
-/// In a session: the traversal that a call is part of, if any can be recorded.
-#[inline(always)]
-pub(crate) fn traversal_of(param: u64) -> Option<u64> {
-    if !frames::any_open() || offset!(param_state) == ABSENT {
-        return None;
-    }
-    read(param, offset!(param_state)).ok()
-}
-
-/// In a session: it has returned.
-#[inline(always)]
-pub(crate) fn left(state: u64, param: u64, returned: u32, kind: u32) {
-    if let Some(frame) = frames::find(state) {
-        note(frame, param, returned, kind);
-    }
-}
-
-/// In a session: a target that changes headers has returned.
-#[inline(always)]
-pub(crate) fn left_changed(state: u64, param: u64, returned: u32) {
-    if let Some(frame) = frames::find(state) {
-        note_changed(frame, param, returned);
-    }
-}
-
 /// A match or target function has returned, and its arguments are at hand.
 #[inline(always)]
 pub(crate) fn returned<F: Form>(param: u64, returned: u32, kind: u32) {

@@ -4,7 +4,7 @@
 //! `bpf_probe_read_kernel`, which fails on a bad one. A failed read is a [`Gap`]; it is counted by whoever
 //! can also mark the record.
 
-use core::{ffi::c_void, mem::MaybeUninit, ptr::read_volatile};
+use core::{mem::MaybeUninit, ptr::read_volatile};
 
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel, bpf_probe_read_kernel_str_bytes, generated::bpf_probe_read_kernel as read_raw,
@@ -152,65 +152,6 @@ pub(crate) fn typed(address: u64, type_id: u32) -> u64 {
     {
         let _ = (type_id, functions::CAST);
         address
-    }
-}
-
-/// In a session: whether the call returns, or is entered.
-#[inline(always)]
-pub(crate) fn is_return(context: *mut c_void) -> bool {
-    #[cfg(target_arch = "bpf")]
-    {
-        let is_return: u64;
-        // SAFETY: a function of the kernel that takes the context or nothing; as all, it leaves the first six registers
-        // undefined.
-        unsafe {
-            core::arch::asm!(
-                "call {function}",
-                function = const functions::IS_RETURN,
-                inlateout("r1") context => _,
-                lateout("r0") is_return,
-                lateout("r2") _,
-                lateout("r3") _,
-                lateout("r4") _,
-                lateout("r5") _,
-            );
-        }
-        is_return & 0xff != 0
-    }
-    // Host builds only check the types.
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        let _ = (context, functions::IS_RETURN);
-        false
-    }
-}
-
-/// In a session: a word of this call, which its return gets from its entry.
-#[inline(always)]
-pub(crate) fn cookie(context: *mut c_void) -> *mut u64 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let cookie: *mut u64;
-        // SAFETY: as above.
-        unsafe {
-            core::arch::asm!(
-                "call {function}",
-                function = const functions::COOKIE,
-                inlateout("r1") context => _,
-                lateout("r0") cookie,
-                lateout("r2") _,
-                lateout("r3") _,
-                lateout("r4") _,
-                lateout("r5") _,
-            );
-        }
-        cookie
-    }
-    // Host builds only check the types.
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        let _ = functions::COOKIE;
-        context.cast()
     }
 }
 

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `main.rs` | entry points of kprobes and tracepoints: take the arguments out of the context, call, nothing else |
 //! | `trampolines.rs` | the same for trampolines; each has the name of the kprobe that it stands for and `_t` |
-//! | `sessions.rs` | the same for sessions, in which one program sees a call from its entry to its return |
 //! | `traversal.rs` | `ipt_do_table` and `ip6t_do_table`: entry, return, and the frame between them |
 //! | `nft.rs` | the same for nf_tables: `nft_do_chain`, the steps in between, and commits |
 //! | `extension.rs` | match and target functions: what they answered during a traversal |
@@ -50,7 +49,6 @@ mod maps;
 mod nft;
 mod presence;
 mod rules;
-mod sessions;
 mod trampolines;
 mod traversal;
 mod verify;

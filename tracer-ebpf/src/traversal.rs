@@ -14,7 +14,7 @@ use crate::{
     follow::Life,
     form::{Form, Kprobe, Trampoline},
     frames, guard, ip,
-    kernel::{Gap, Skb, append_headers, copy_headers, read, typed},
+    kernel::{Gap, Skb, append_headers, copy_headers, read},
     maps::count,
     offset, rules, verify,
 };
@@ -423,22 +423,11 @@ pub(crate) fn leave(invocation: Invocation, verdict: u32) {
 /// A trampoline sees it, and the arguments again.
 #[inline(always)]
 pub(crate) fn returned(skb: u64, frame: u64, verdict: u32) {
-    finish(Trampoline::number(frame), |_| skb, verdict);
-}
-
-/// A session sees it, which names the traversal.
-#[inline(always)]
-pub(crate) fn session_returned(state: u64, verdict: u32) {
-    finish(state, |frame| typed(frame.skb, offset!(type_skb)), verdict);
-}
-
-#[inline(always)]
-fn finish(state: u64, skb: impl FnOnce(&Traversal) -> u64, verdict: u32) {
-    let Some(slot) = frames::slots::find(state) else {
+    let Some(slot) = frames::slots::find(Trampoline::number(frame)) else {
         return;
     };
     if let Some(frame) = frames::slots::frame(slot) {
-        complete::<Trampoline>(frame, skb(frame), verdict);
+        complete::<Trampoline>(frame, skb, verdict);
         end(frame);
     }
     frames::slots::close(slot);

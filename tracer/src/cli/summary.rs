@@ -23,7 +23,6 @@ pub(super) const CONNECTIONS_FOLLOWED: &str = "filter: packets that match, and a
 pub(super) fn probes_summary(forms: &Forms) -> String {
     let Forms {
         trampolines,
-        sessions,
         kprobes,
         tracepoints,
         refusal,
@@ -31,7 +30,7 @@ pub(super) fn probes_summary(forms: &Forms) -> String {
         took,
     } = forms;
     let mut text = format!(
-        "probes: {trampolines} trampolines, {sessions} by the function tracer, {kprobes} kprobes, {tracepoints} tracepoints, attached in {} ms\n",
+        "probes: {trampolines} trampolines, {kprobes} kprobes, {tracepoints} tracepoints, attached in {} ms\n",
         took.as_millis()
     );
     if let Some(refusal) = refusal {

@@ -27,7 +27,7 @@ use tracer_common::{
     Counter, FRAMES_MAX, Filter, Guard, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
 };
 
-use crate::{netns::reader_name, nftables::key::TraceKey, traversal::Family};
+use crate::{netns::reader_name, nftables::key::TraceKey};
 
 use super::{
     KernelBtf,
@@ -38,7 +38,7 @@ use super::{
     preflight::Families,
     probes::{Kind, PROGRAMS, Program, Purpose},
     returns::{self, NotFound, Returns},
-    trampoline::{self, Refusal, Traced, Trampoline, Trampolines, When},
+    trampoline::{self, Refusal, Trampoline, Trampolines, When},
     verify::Places,
 };
 
@@ -215,7 +215,6 @@ pub struct Attached {
     /// [`Plan::preempted`]
     preempted: bool,
     owners: Array<MapData, OwnersBytes>,
-    closing: Array<MapData, u32>,
     guard: Array<MapData, GuardBytes>,
     refusal: Option<String>,
     took: Duration,
@@ -267,14 +266,9 @@ type GuardBytes = [u8; size_of::<Guard>()];
 enum Shape {
     /// By two programs on its trampoline.
     Trampolines,
-    /// By one program that the function tracer runs; other programs at an entry are run by it as well.
-    Sessions,
     /// By a kprobe and a kretprobe.
     Kprobes,
 }
-
-/// The word that keeps sessions from beginning.
-const CLOSING: &str = ".bss.closing";
 
 /// The `nf_hook_state` of the traversal that each slot belongs to, zero for none.
 type OwnersBytes = [u8; 8 * FRAMES_MAX as usize];
@@ -291,7 +285,6 @@ struct Link {
 /// What keeps it.
 enum Held {
     Trampoline(Trampoline),
-    Session(Trampoline),
     Kprobe {
         link: KprobeLink,
         /// Which may have other links too.
@@ -327,7 +320,7 @@ impl Link {
     /// either.
     fn missed(&self, skips_counted: bool, counted: Option<&StdHashMap<u64, u64>>) -> Option<u64> {
         match &self.held {
-            Held::Trampoline(held) | Held::Session(held) => held.missed().ok(),
+            Held::Trampoline(held) => held.missed().ok(),
             Held::RawTracepoint { program, .. } => trampoline::missed(program.as_fd()).ok(),
             Held::Kprobe {
                 link: KprobeLink::Link { id, .. },
@@ -348,13 +341,11 @@ impl Link {
 pub struct Forms {
     /// Programs on trampolines.
     pub trampolines: usize,
-    /// Programs that the function tracer runs.
-    pub sessions: usize,
     /// Kprobes and kretprobes.
     pub kprobes: usize,
     /// Raw tracepoints.
     pub tracepoints: usize,
-    /// Why traversals are seen neither by trampolines nor by sessions.
+    /// Why traversals are not seen by trampolines.
     pub refusal: Option<String>,
     /// Functions that return probes have to do for: they may miss a call within another of the same function.
     pub return_probes: Vec<ReturnProbe>,
@@ -395,17 +386,16 @@ impl Attached {
             attached.attach_programs(plan, &wanted)?;
             Ok(attached)
         };
-        let first = if plan.preempted {
-            Shape::Sessions
+        let mut attached = if plan.preempted {
+            attempt(Shape::Kprobes)?
         } else {
-            Shape::Trampolines
-        };
-        let mut attached = match attempt(first) {
-            Err(AttachError::Trampoline(refusal)) => Self {
-                refusal: Some(refusal.to_string()),
-                ..attempt(Shape::Kprobes)?
-            },
-            other => other?,
+            match attempt(Shape::Trampolines) {
+                Err(AttachError::Trampoline(refusal)) => Self {
+                    refusal: Some(refusal.to_string()),
+                    ..attempt(Shape::Kprobes)?
+                },
+                other => other?,
+            }
         };
         attached.took = started.elapsed();
         Ok(attached)
@@ -462,7 +452,6 @@ impl Attached {
             shape,
             preempted: plan.preempted,
             owners: take_map(&mut ebpf, OWNERS)?,
-            closing: take_map(&mut ebpf, CLOSING)?,
             guard: take_map(&mut ebpf, "GUARD")?,
             refusal: None,
             took: Duration::ZERO,
@@ -528,7 +517,6 @@ impl Attached {
         let count = |is: fn(&Held) -> bool| self.links.iter().filter(|link| is(&link.held)).count();
         Forms {
             trampolines: count(|held| matches!(held, Held::Trampoline(_))),
-            sessions: count(|held| matches!(held, Held::Session(_))),
             kprobes: count(|held| matches!(held, Held::Kprobe { .. })),
             tracepoints: count(|held| matches!(held, Held::RawTracepoint { .. })),
             refusal: self.refusal.clone(),
@@ -654,38 +642,17 @@ impl Attached {
             purpose,
             ..
         } = program;
-        let is_entry = when == When::Entry;
-        let (at_entry, held) = match (self.shape, purpose) {
-            (Shape::Kprobes, Purpose::Tables(_)) => return Ok(false),
-            // The session at the entry sees it.
-            (Shape::Sessions, Purpose::Tables(_)) if !is_entry => return Ok(true),
-            (Shape::Sessions, Purpose::Tables(family)) => {
-                let session = match family {
-                    Family::Ipv4 => "ipt_s",
-                    Family::Ipv6 => "ip6t_s",
-                };
-                (false, self.attach_traced(session, Traced::Session, function))
-            }
-            (Shape::Sessions, _) if is_entry => (true, self.attach_traced(name, Traced::Entry, function)),
-            _ if self.preempted => return Ok(false),
-            _ => (is_entry, self.attach_trampoline(name, when, function)),
-        };
-        match (held, purpose) {
+        if self.preempted || self.shape == Shape::Kprobes && matches!(purpose, Purpose::Tables(_)) {
+            return Ok(false);
+        }
+        match (self.attach_trampoline(name, when, function), purpose) {
             (Ok(held), _) => {
-                self.keep(purpose, at_entry, held);
+                self.keep(purpose, when == When::Entry, held);
                 Ok(true)
             }
             (Err(refusal), Purpose::Tables(_)) => Err(refusal.into()),
             (Err(_), _) => Ok(false),
         }
-    }
-
-    /// Has the function tracer run a program.
-    fn attach_traced(&mut self, name: &str, traced: Traced, function: &str) -> Result<Vec<Held>, Refusal> {
-        let no_program = || Refusal::NoProgram(name.to_owned());
-        let trampolines = self.trampolines.as_mut().ok_or_else(no_program)?;
-        let attached = trampolines.attach_traced(name, traced, function)?;
-        Ok(vec![Held::Session(attached)])
     }
 
     /// Attaches the trampoline form of a program: the one that has `_t` at the end of its name.
@@ -745,14 +712,12 @@ impl Attached {
     /// # Errors
     /// The kernel has no such function, or refuses.
     pub fn observe(&mut self, extension: ExtensionKind, function: &str) -> Result<(), AttachError> {
-        let (leave, session) = match extension {
-            ExtensionKind::Match => ("match_leave", "match_s"),
-            ExtensionKind::Target { headers: false } => ("target_leave", "target_s"),
-            ExtensionKind::Target { headers: true } => ("target_leave_changed", "target_changed_s"),
+        let leave = match extension {
+            ExtensionKind::Match => "match_leave",
+            ExtensionKind::Target { headers: false } => "target_leave",
+            ExtensionKind::Target { headers: true } => "target_leave_changed",
         };
-        let held = if self.shape == Shape::Sessions {
-            self.attach_traced(session, Traced::Session, function).ok()
-        } else if self.preempted {
+        let held = if self.preempted {
             None
         } else {
             // At the return a trampoline has the arguments still, so it takes no entry.
@@ -912,8 +877,6 @@ impl Attached {
             return;
         }
         let (skipped, forms) = (self.skipped(), self.forms());
-        // Where it fails, traversals begin until the links are gone, and are counted as ended unseen.
-        let _ = self.closing.set(0, 1, 0);
         self.links.retain(|link| !link.at_entry);
         let deadline = Instant::now() + UNDER_WAY_MAX;
         while self.under_way() > 0 && Instant::now() < deadline {

@@ -1,9 +1,6 @@
 //! What the kernel knows about a probe that it attached: how often it could not run it.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, BorrowedFd},
-};
+use std::{io, os::fd::AsRawFd};
 
 use super::syscall::{GetInfo, bpf, bpf_fd, command};
 
@@ -49,36 +46,6 @@ pub(crate) fn missed(link_id: u32) -> io::Result<u64> {
     let mut attr = GetInfo {
         fd: u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)?,
         info_len: u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?,
-        info: (&raw mut info) as u64,
-    };
-    bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.missed)
-}
-
-/// `struct bpf_link_info` as far as `kprobe_multi.missed`.
-#[repr(C)]
-#[derive(Default)]
-struct TracedInfo {
-    kind: u32,
-    id: u32,
-    prog_id: u32,
-    padding: u32,
-    addresses: u64,
-    count: u32,
-    flags: u32,
-    missed: u64,
-}
-
-/// How often the function tracer did not come to run the program of a link, because it was at work on that CPU, or had
-/// no room to note a return (`fprobe.nmissed`, `kernel/trace/fprobe.c`).
-///
-/// # Errors
-/// The kernel does not answer.
-pub(crate) fn missed_traced(link: BorrowedFd<'_>) -> io::Result<u64> {
-    let mut info = TracedInfo::default();
-    let mut attr = GetInfo {
-        fd: u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?,
-        info_len: u32::try_from(size_of::<TracedInfo>()).map_err(io::Error::other)?,
         info: (&raw mut info) as u64,
     };
     bpf(command::OBJ_GET_INFO_BY_FD, &mut attr)?;

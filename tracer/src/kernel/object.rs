@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn only_the_placeholder_becomes_a_call_of_the_function() {
-        let other = call(HELPER, functions::COOKIE);
+        let other = call(HELPER, functions::CAST + 1);
         let mut words = [call(HELPER, functions::CAST), other, 0];
         name_function(&mut words, functions::CAST, 77);
         assert_eq!(

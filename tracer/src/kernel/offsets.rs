@@ -245,11 +245,7 @@ const TABLES: &[(&str, &str, Field, Documented)] = &[
 ];
 
 /// Types of what programs have as an address.
-const TYPES: &[(&str, Field)] = &[
-    ("sk_buff", |o| &mut o.type_skb),
-    ("nf_hook_state", |o| &mut o.type_state),
-    ("timespec64", |o| &mut o.type_words),
-];
+const TYPES: &[(&str, Field)] = &[("timespec64", |o| &mut o.type_words)];
 
 /// What is known of a member's offset without BTF.
 #[derive(Clone, Copy)]

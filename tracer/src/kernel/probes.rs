@@ -83,10 +83,6 @@ pub enum Form {
     Fentry,
     /// On one at its return.
     Fexit,
-    /// By the function tracer, at the entry.
-    Multi,
-    /// By the function tracer, at the entry and at the return of the same call.
-    Session,
     /// By a breakpoint, or what takes its place, at the entry.
     Kprobe,
     /// By one at each instruction that returns.
@@ -103,8 +99,6 @@ impl Form {
             Self::RawTracepoint => "raw tracepoint",
             Self::Fentry => "fentry",
             Self::Fexit => "fexit",
-            Self::Multi => "kprobe.multi",
-            Self::Session => "kprobe.session",
             Self::Kprobe => "kprobe",
             Self::AtReturns => "kprobe, return",
             Self::Kretprobe => "kretprobe",
@@ -256,9 +250,6 @@ impl Program {
     }
 }
 
-/// What a session gives its program (`kernel/trace/bpf_trace.c`, 6.10).
-const SESSION_COOKIE: &str = "bpf_session_cookie";
-
 /// Whether the kernel preempts programs on trampolines. It leaves out a program that another task was preempted in
 /// (`__bpf_prog_enter_recur`, `kernel/bpf/trampoline.c`), so traversals would be missed; kprobes run unpreempted.
 #[must_use]
@@ -271,8 +262,6 @@ pub fn preempted_on_trampolines(symbols: &[Symbol]) -> bool {
 pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>, one_processor: bool) -> Vec<Probe> {
     let preempted = preempted_on_trampolines(symbols);
     let vmlinux = btf.map(|btf| &**btf.vmlinux());
-    // Both ends of a table are one session; of other functions the function tracer sees the entry.
-    let has_sessions = preempted && vmlinux.is_some_and(|btf| btf.function(SESSION_COOKIE).is_some());
     let describes = |place: &Place, function| match (place, btf) {
         (Place::Vmlinux, Some(btf)) => btf.vmlinux().function(function).is_some(),
         (Place::Module(name), Some(btf)) => {
@@ -282,13 +271,8 @@ pub fn list(symbols: &[Symbol], btf: Option<&KernelBtf>, one_processor: bool) ->
     };
     let form = |program: &Program, place: &Place| {
         let on_trampoline = program.by_trampoline && !preempted && describes(place, program.function);
-        let traced = program.by_trampoline && has_sessions && place.is_found();
         match program.kind {
             Kind::RawTracepoint => Form::RawTracepoint,
-            Kind::Entry | Kind::Return if traced && matches!(program.purpose, Purpose::Tables(_)) => {
-                Form::Session
-            }
-            Kind::Entry if traced => Form::Multi,
             Kind::Entry if on_trampoline => Form::Fentry,
             Kind::Entry => Form::Kprobe,
             Kind::Return if on_trampoline => Form::Fexit,

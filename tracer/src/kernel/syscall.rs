@@ -13,7 +13,6 @@ pub(super) mod command {
     pub(in super::super) const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
     pub(in super::super) const BTF_GET_FD_BY_ID: libc::c_long = 19;
     pub(in super::super) const BTF_GET_NEXT_ID: libc::c_long = 23;
-    pub(in super::super) const LINK_CREATE: libc::c_long = 28;
     pub(in super::super) const LINK_GET_FD_BY_ID: libc::c_long = 30;
 }
 

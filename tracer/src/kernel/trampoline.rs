@@ -1,9 +1,6 @@
 //! Programs on trampolines (fentry and fexit), also of functions in modules, which aya cannot load: it never says which
 //! module's types a function is described by (`attach_btf_obj_fd`).
 //!
-//! And programs that the kernel runs by its function tracer: at the entry of a call (`kprobe.multi`), or at the entry and
-//! the return of the same call (`kprobe.session`, 6.10), which the library knows neither. There nobody is preempted.
-//!
 //! The programs come from the same object as all others and use the same maps.
 
 use std::{
@@ -22,7 +19,6 @@ use aya_obj::Object;
 use super::{
     KernelBtf,
     described::{Described, Functions},
-    link,
     syscall::{GetInfo, NAME_LEN, ProgramLoad, bpf, bpf_fd, command},
 };
 
@@ -69,12 +65,10 @@ pub(super) struct Trampolines {
     types: HashMap<String, OwnedFd>,
 }
 
-/// A program on the trampoline of a function, or run by the function tracer.
+/// A program on the trampoline of a function.
 pub(super) struct Trampoline {
-    link: OwnedFd,
+    _link: OwnedFd,
     program: OwnedFd,
-    /// Whether the function tracer runs it.
-    traced: bool,
 }
 
 /// When a program runs.
@@ -82,15 +76,6 @@ pub(super) struct Trampoline {
 pub(super) enum When {
     Entry,
     Return,
-}
-
-/// The same of the function tracer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Traced {
-    /// At the entry.
-    Entry,
-    /// At the entry, and at the return where the entry asks for it.
-    Session,
 }
 
 impl Trampolines {
@@ -164,47 +149,7 @@ impl Trampolines {
             padding: 0,
         };
         let link = bpf_fd(command::RAW_TRACEPOINT_OPEN, &mut attr).map_err(plain)?;
-        Ok(Trampoline {
-            link,
-            program,
-            traced: false,
-        })
-    }
-
-    /// Has a program run by the function tracer.
-    pub(super) fn attach_traced(
-        &mut self,
-        program: &str,
-        traced: Traced,
-        function: &str,
-    ) -> Result<Trampoline, Refusal> {
-        let refused = Refusal::of(program, function);
-        let attach_type = match traced {
-            Traced::Entry => KPROBE_MULTI,
-            Traced::Session => KPROBE_SESSION,
-        };
-        let attr = ProgramLoad {
-            program_type: KPROBE,
-            expected_attach_type: attach_type,
-            ..ProgramLoad::default()
-        };
-        let program = self.load(program, attr, &refused)?;
-        let name = CString::new(function).map_err(|error| refused((error.into(), String::new())))?;
-        let names = [name.as_ptr().expose_provenance() as u64];
-        let mut attr = LinkCreate {
-            program: program.as_raw_fd().cast_unsigned(),
-            attach_type,
-            count: 1,
-            names: names.as_ptr().expose_provenance() as u64,
-            ..LinkCreate::default()
-        };
-        let link =
-            bpf_fd(command::LINK_CREATE, &mut attr).map_err(|cause| refused((cause, String::new())))?;
-        Ok(Trampoline {
-            link,
-            program,
-            traced: true,
-        })
+        Ok(Trampoline { _link: link, program })
     }
 
     /// Loads a program, as `attr` says.
@@ -239,12 +184,7 @@ impl Trampolines {
 impl Trampoline {
     /// How often the kernel did not run the program; see [`missed`].
     pub(super) fn missed(&self) -> io::Result<u64> {
-        let at_link = if self.traced {
-            link::missed_traced(self.link.as_fd())?
-        } else {
-            0
-        };
-        Ok(at_link + missed(self.program.as_fd())?)
+        missed(self.program.as_fd())
     }
 }
 
@@ -291,27 +231,6 @@ struct RawTracepointOpen {
     padding: u32,
 }
 
-/// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads of `kprobe_multi`.
-#[repr(C)]
-#[derive(Default)]
-struct LinkCreate {
-    program: u32,
-    target: u32,
-    attach_type: u32,
-    flags: u32,
-    kprobe_flags: u32,
-    count: u32,
-    names: u64,
-    addresses: u64,
-    cookies: u64,
-}
-
-/// `BPF_PROG_TYPE_KPROBE`
-const KPROBE: u32 = 2;
-/// `BPF_TRACE_KPROBE_MULTI`
-const KPROBE_MULTI: u32 = 42;
-/// `BPF_TRACE_KPROBE_SESSION`
-const KPROBE_SESSION: u32 = 56;
 /// `BPF_PROG_TYPE_TRACING`
 const TRACING: u32 = 26;
 /// `BPF_TRACE_FENTRY`
