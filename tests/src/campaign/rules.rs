@@ -1,5 +1,6 @@
 //! A ruleset as a value: what the generator makes, the tools load, and the shrinker takes apart.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
 /// Family of a table.
@@ -111,6 +112,24 @@ impl Ruleset {
         text
     }
 
+    /// Leaves out the rules in these lines of [`Ruleset::text`], counted from one; returns how many.
+    pub fn leave_out_lines(&mut self, family: Family, lines: &BTreeSet<usize>) -> usize {
+        let mut left_out = 0;
+        let mut line = 0;
+        for table in self.tables.iter_mut().filter(|table| table.family == family) {
+            line += 1 + table.policies.len() + table.chains.len();
+            table.rules.retain(|_| {
+                line += 1;
+                let leaves = lines.contains(&line);
+                left_out += usize::from(leaves);
+                !leaves
+            });
+            // COMMIT
+            line += 1;
+        }
+        left_out
+    }
+
     /// Each rule with the text of a ruleset that has it alone, to find one that the tools refuse.
     pub fn alone(&self) -> impl Iterator<Item = (Family, &Rule, String)> {
         self.tables.iter().flat_map(|table| {
@@ -184,5 +203,38 @@ impl fmt::Display for Ruleset {
             writeln!(f, "# {family}-legacy-restore\n{}", self.text(family))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_left_out_by_their_lines() {
+        let rule = |target: &str| Rule {
+            chain: "A".to_owned(),
+            matches: Vec::new(),
+            target: target.to_owned(),
+            is_trace: false,
+        };
+        let table = |name, targets: [&str; 2]| Table {
+            family: Family::V4,
+            name,
+            policies: vec![("OUTPUT", "ACCEPT")],
+            chains: vec!["A".to_owned()],
+            rules: targets.map(rule).to_vec(),
+        };
+        let mut ruleset = Ruleset {
+            sets: String::new(),
+            tables: vec![table("raw", ["-j a", "-j b"]), table("filter", ["-j c", "-j d"])],
+        };
+        let lines: Vec<String> = ruleset.text(Family::V4).lines().map(str::to_owned).collect();
+        let of = |rule: &str| lines.iter().position(|line| line.contains(rule)).unwrap() + 1;
+        let refused = BTreeSet::from([of("-j b"), of("-j c")]);
+        assert_eq!(ruleset.leave_out_lines(Family::V4, &refused), 2);
+        let text = ruleset.text(Family::V4);
+        assert!(text.contains("-j a") && text.contains("-j d"), "{text}");
+        assert!(!text.contains("-j b") && !text.contains("-j c"), "{text}");
     }
 }

@@ -13,7 +13,10 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::monitor::{Run, Verdict, What};
+use super::npt::Translation;
 use super::numbers::Numbers;
+
+const NFPROTO_IPV6: u8 = 10;
 
 /// Runs: table and steps in words, and the packets that had such a run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -158,7 +161,7 @@ pub(super) fn is_markers(journey: &Value, port: u16) -> bool {
 
 /// What tracer told of the first marker and of packets that came after it, in a network namespace. A copy of the marker
 /// (TEE) is one as well; it comes later, but may be over before.
-pub(super) fn told(journeys: &[Value], first: u16, netns: u64) -> Result<Account> {
+pub(super) fn told(journeys: &[Value], numbers: &Numbers, first: u16, netns: u64) -> Result<Account> {
     let number = |journey: &Value| journey["number"].as_u64();
     let markers = journeys.iter().filter(|journey| is_markers(journey, first));
     let marker = markers
@@ -174,20 +177,26 @@ pub(super) fn told(journeys: &[Value], first: u16, netns: u64) -> Result<Account
                 *account.partial.entry(plain(reason)).or_default() += 1;
             }
             let word = |key: &str| run[key].as_str().unwrap_or_default();
-            let (source, destination) = addresses(word("packet"));
+            let mut endpoints = addresses(word("packet"));
             let devices = devices(word("in"), word("out"));
             let mut text = format!("{}\n", word("table"));
             let steps = run["steps"].as_array().context("a run without steps")?;
             for (index, step) in steps.iter().enumerate() {
-                let said = step["action"].as_str().unwrap_or_default();
-                let is_last = index + 1 == steps.len();
                 let number = step["number"]
                     .as_u64()
                     .map_or_else(String::new, |number| number.to_string());
+                let said_of = |key: &str| step[key].as_str().unwrap_or_default();
+                let label = format!("{}:{}:{number}", said_of("chain"), said_of("kind"));
+                // Its first message has the packet as the rule left it.
+                if index == 0
+                    && let Some(translation) = numbers.translation(NFPROTO_IPV6, word("table"), &label)
+                {
+                    endpoints = translated(translation, endpoints);
+                }
+                let said = step["action"].as_str().unwrap_or_default();
+                let is_last = index + 1 == steps.len();
                 text += &format!(
-                    "  {}:{}:{number} {} mark={}\n",
-                    step["chain"].as_str().unwrap_or_default(),
-                    step["kind"].as_str().unwrap_or_default(),
+                    "  {label} {} mark={}\n",
                     action(said, is_last, word("verdict")),
                     mark(
                         step["mark_after"]
@@ -196,6 +205,7 @@ pub(super) fn told(journeys: &[Value], first: u16, netns: u64) -> Result<Account
                     )
                 );
             }
+            let (source, destination) = endpoints;
             let met = Met {
                 said: format!("{} {devices}, length {}", word("packet"), journey["length"]),
                 devices: Some(devices),
@@ -220,6 +230,18 @@ fn action<'a>(said: &'a str, is_last: bool, verdict: &'a str) -> &'a str {
         verdict
     } else {
         "continue"
+    }
+}
+
+fn translated(translation: Translation, (source, destination): (String, String)) -> (String, String) {
+    let apply = |address: String| match address.parse() {
+        Ok(address) => translation.apply(address).to_string(),
+        Err(_) => address,
+    };
+    if translation.of_source {
+        (apply(source), destination)
+    } else {
+        (source, apply(destination))
     }
 }
 

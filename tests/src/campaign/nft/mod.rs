@@ -7,8 +7,10 @@
 mod compare;
 mod monitor;
 mod native;
+mod npt;
 mod numbers;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt as _;
@@ -23,7 +25,7 @@ use self::compare::Account;
 use self::monitor::{Monitor, Overflow};
 use self::numbers::Numbers;
 use super::network::{Network, Right};
-use super::rules::{Family, Rule, Ruleset};
+use super::rules::{Family, Ruleset};
 use super::traffic::Overlong;
 use super::{Campaign, Outcome, generate, report, seeds, traffic};
 use crate::command;
@@ -59,7 +61,7 @@ const LAST: u16 = 64002;
 /// has queued.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(45);
 const PAUSE: Duration = Duration::from_millis(100);
-/// Attempts at a ruleset of which the kernel reports more than there is room for.
+/// Attempts at a ruleset for which the kernel leaves out runs of programs.
 const ATTEMPTS_MAX: usize = 3;
 
 /// Makes the kernel report every packet, before any other rule, and lets the markers through.
@@ -77,13 +79,11 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
     trace_log::load_loggers()?;
     let mut observer = Observer::start()?;
     let mut outcome = Outcome::default();
-    let indices = match campaign.only {
-        Some(index) => index..index + 1,
-        None => 0..campaign.rulesets,
-    };
-    for index in indices {
+    let mut indices = campaign.only.map_or(0..u64::MAX, |only| only..only + 1);
+    let rulesets = campaign.only.map_or(campaign.rulesets, |_| 1);
+    while outcome.tried < rulesets && outcome.endless <= rulesets {
+        let Some(index) = indices.next() else { break };
         let started = Instant::now();
-        outcome.tried += 1;
         let [rules_seed, packets_seed] = seeds(campaign.seed, index);
         let mut rules = Rules::random(&mut Rng::with_seed(rules_seed), tools);
         if campaign.verbose {
@@ -91,6 +91,7 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
         }
         match whole_trial(&mut observer, &mut rules, packets_seed, campaign.verbose) {
             Ok(compared) => {
+                outcome.tried += 1;
                 outcome.identical += 1;
                 outcome.steps += compared.steps;
                 for (reason, count) in compared.partial {
@@ -102,14 +103,20 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
                     started.elapsed().as_secs_f32()
                 );
             }
+            Err(error) if error.is::<Overflow>() => {
+                outcome.endless += 1;
+                println!("ruleset {index}: {error:#}");
+                print!("{}", report::rerun(tools.backend(), campaign.seed, index));
+            }
             Err(error) => {
+                outcome.tried += 1;
                 println!("ruleset {index}: {error:#}");
                 println!("the ruleset:\n{}", rules.text());
                 print!("{}", report::rerun(tools.backend(), campaign.seed, index));
             }
         }
     }
-    eprintln!("tracer says: {}", observer.tracer.stop_as_text()?.said);
+    eprintln!("tracer says: {}", observer.stop()?);
     Ok(outcome)
 }
 
@@ -135,7 +142,7 @@ pub fn hold(mut rules: Rules, packets_seed: u64) -> Result<usize> {
     let mut observer = Observer::start()?;
     let Account { steps, partial, .. } = whole_trial(&mut observer, &mut rules, packets_seed, false)?;
     ensure!(partial.is_empty(), "tracer is not certain: {partial:?}");
-    observer.tracer.stop_as_text()?;
+    observer.stop()?;
     Ok(steps)
 }
 
@@ -164,51 +171,41 @@ impl Rules {
             }),
             Self::Iptables(ruleset) => {
                 command::run_with("ipset restore", &ruleset.sets)?;
-                Family::ALL.into_iter().try_for_each(|family| {
-                    let restore = |text: &str| command::run_with(&format!("{family}-nft-restore"), text);
-                    if restore(&ruleset.text(family)).is_ok() {
-                        return Ok(());
-                    }
-                    leave_out_refused(ruleset, family, |text| restore(text).is_err());
-                    restore(&ruleset.text(family))
-                        .map(drop)
-                        .context("the ruleset was refused")
-                })
+                Family::ALL
+                    .into_iter()
+                    .try_for_each(|family| load_accepted(ruleset, family))
             }
         }
     }
 }
 
-/// Leaves out the rules that are refused alone.
-fn leave_out_refused(ruleset: &mut Ruleset, family: Family, refused: impl Fn(&str) -> bool) {
-    for table in ruleset.tables.iter_mut().filter(|table| table.family == family) {
-        let mut alone = table.clone();
-        table.rules = accepted(std::mem::take(&mut table.rules), &mut |rules| {
-            alone.rules = rules.to_vec();
-            !refused(&alone.to_string())
-        });
+/// Loads one family's tables, without the rules that the tool or the kernel refuses: it says in which lines they are.
+fn load_accepted(ruleset: &mut Ruleset, family: Family) -> Result<()> {
+    let restore = format!("{family}-nft-restore");
+    while let Err(error) = command::run_with(&restore, &ruleset.text(family)) {
+        let said = format!("{error:#}");
+        if ruleset.leave_out_lines(family, &lines_in(&said)) == 0 {
+            return Err(error).context("the ruleset was refused");
+        }
     }
+    Ok(())
 }
 
-/// Those that are accepted: most are, so half of them are tried at a time.
-fn accepted(mut rules: Vec<Rule>, accepts: &mut impl FnMut(&[Rule]) -> bool) -> Vec<Rule> {
-    if rules.is_empty() || accepts(&rules) {
-        return rules;
-    }
-    if rules.len() == 1 {
-        return Vec::new();
-    }
-    let second = rules.split_off(rules.len() / 2);
-    let mut kept = accepted(rules, accepts);
-    kept.extend(accepted(second, accepts));
-    kept
+/// The numbers in `Error occurred at line: 7` and `line 7: RULE_APPEND failed`.
+fn lines_in(said: &str) -> BTreeSet<usize> {
+    let after = said.split("line").skip(1);
+    let digits = after.map(|text| text.trim_start_matches([':', ' ']));
+    let number = |text: &str| {
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        text[..end].parse().ok()
+    };
+    digits.filter_map(number).collect()
 }
 
 /// tracer at work for a whole campaign.
 struct Observer {
-    tracer: Tracer,
-    /// Not there while tracer starts, for it looks at the function's code.
-    calls: Option<Calls>,
+    /// In this order they go.
+    at_work: Option<(Calls, Tracer)>,
     /// Bytes of its output that were read.
     read: u64,
     /// The journeys of the ruleset at hand, and what may have been left of the one before.
@@ -220,33 +217,47 @@ impl Observer {
 
     fn start() -> Result<Self> {
         kernel_state::count_runs()?;
-        Ok(Self {
-            tracer: Tracer::start(Self::OPTIONS)?,
-            calls: Some(Calls::of("nft_do_chain")?),
+        let mut observer = Self {
+            at_work: None,
             read: 0,
             journeys: Vec::new(),
-        })
+        };
+        observer.restart()?;
+        Ok(observer)
     }
 
     fn restart(&mut self) -> Result<()> {
-        self.calls = None;
-        self.tracer = Tracer::start(Self::OPTIONS)?;
-        self.calls = Some(Calls::of("nft_do_chain")?);
+        // tracer looks at the code of functions when it starts, so no probe may be left by then.
+        self.at_work = None;
+        let tracer = Tracer::start(Self::OPTIONS)?;
+        self.at_work = Some((Calls::of("nft_do_chain")?, tracer));
         self.read = 0;
         self.journeys.clear();
         Ok(())
     }
 
+    fn tracer(&self) -> Result<&Tracer> {
+        let (_, tracer) = self.at_work.as_ref().context("tracer does not run")?;
+        Ok(tracer)
+    }
+
+    /// Ends tracer as `^C` does; what it says.
+    fn stop(self) -> Result<String> {
+        let (calls, tracer) = self.at_work.context("tracer does not run")?;
+        drop(calls);
+        Ok(tracer.stop_as_text()?.said)
+    }
+
     /// How many more calls of `nft_do_chain` there were than the program at its entry has seen, but for a constant.
     fn left_out(&self) -> Result<i64> {
         let number = |count: u64| i64::try_from(count).context("too many calls");
-        let calls = self.calls.as_ref().context("calls are not counted")?;
+        let (calls, _) = self.at_work.as_ref().context("calls are not counted")?;
         Ok(number(calls.count()?)? - number(kernel_state::runs_of("nft_enter")?)?)
     }
 
     /// Takes what tracer has told.
     fn read(&mut self) -> Result<()> {
-        let shown = self.tracer.shown_from(self.read)?;
+        let shown = self.tracer()?.shown_from(self.read)?;
         // The last line may not be whole yet.
         let whole = shown.rfind('\n').map_or("", |end| &shown[..=end]);
         for line in whole.lines() {
@@ -268,9 +279,9 @@ fn mark(network: &Network, port: u16) -> Result<()> {
     })
 }
 
-/// A trial in which both sides had their say: the kernel's messages found room, and tracer's programs were run. Else
-/// it is run again. The kernel leaves a program out in an interrupt that came while another one ran (`trace_call_bpf`,
-/// `kernel/trace/bpf_trace.c`); not every kernel counts that, so it is counted here.
+/// A trial in which tracer's programs were run whenever they were to. Else it is run again: the kernel leaves a program
+/// out in an interrupt that came while another one ran (`trace_call_bpf`, `kernel/trace/bpf_trace.c`); not every kernel
+/// counts that, so it is counted here.
 fn whole_trial(
     observer: &mut Observer,
     rules: &mut Rules,
@@ -279,22 +290,20 @@ fn whole_trial(
 ) -> Result<Account> {
     let mut attempts = 1;
     loop {
-        let left_out = observer.left_out()?;
-        let error = match trial(observer, rules, packets_seed, verbose) {
+        let before = observer.left_out()?;
+        let error = match trial(observer, rules, packets_seed, verbose, before) {
             Ok(account) => return Ok(account),
             Err(error) => error,
         };
-        let left_out = observer.left_out()? - left_out;
-        let is_whole = left_out == 0 && !error.is::<Overflow>();
-        let again = attempts < ATTEMPTS_MAX && !is_whole;
-        let why = if left_out == 0 {
-            error
-        } else {
-            error.context(format!("the kernel left out {left_out} runs of a program"))
-        };
-        // Whatever went wrong, what comes next is not to suffer from it.
-        observer.restart()?;
-        if !again {
+        let left_out = observer.left_out()? - before;
+        let is_whole = left_out == 0 || error.is::<Overflow>();
+        if is_whole {
+            // Whatever went wrong, what comes next is not to suffer from it.
+            observer.restart()?;
+            return Err(error);
+        }
+        let why = error.context(format!("the kernel left out {left_out} runs of a program"));
+        if attempts == ATTEMPTS_MAX {
             return Err(why);
         }
         let why = format!("{why:#}");
@@ -303,14 +312,25 @@ fn whole_trial(
     }
 }
 
-fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose: bool) -> Result<Account> {
+/// One attempt; `left_out` is what [`Observer::left_out`] said before.
+fn trial(
+    observer: &mut Observer,
+    rules: &mut Rules,
+    packets_seed: u64,
+    verbose: bool,
+    left_out: i64,
+) -> Result<Account> {
+    let started = Instant::now();
+    let told_time = |what: &str| eprintln!("  {:.3} s: {what}", started.elapsed().as_secs_f32());
     let network = Network::new(Right::Link)?;
+    told_time("network");
     let (mut monitor, numbers, netns) = network.node.enter(|| {
         command::run_with("nft -f -", TRACE_RULES)?;
         rules.load()?;
         let netns = fs::metadata("/proc/thread-self/ns/net").context("failed to read: network namespace")?;
         Ok((Monitor::open()?, Numbers::read(rules)?, netns.ino()))
     })?;
+    told_time("rules loaded");
     observer.read()?;
     observer.journeys.clear();
     mark(&network, FIRST)?;
@@ -321,12 +341,17 @@ fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose:
         let is_told = journeys.any(|journey| compare::is_markers(journey, FIRST));
         Ok(is_told && monitor.runs().iter().any(|run| compare::is_marker(run, FIRST)))
     })
-    .with_context(|| format!("tracer says: {}", observer.tracer.said().unwrap_or_default()))?;
+    .with_context(|| {
+        let said = observer.tracer().and_then(Tracer::said);
+        format!("tracer says: {}", said.unwrap_or_default())
+    })?;
+    told_time("tracer ready");
     // Of a packet whose headers lead beyond its end the kernel cannot make a message: `nf_trace_fill_pkt_info`
     // (`net/netfilter/nf_tables_trace.c`) copies the transport header from there, fails, and none is sent.
     let rng = &mut Rng::with_seed(packets_seed);
     traffic::send(rng, &network, Overlong::LeftOut, || monitor.read())?;
     mark(&network, LAST)?;
+    told_time("packets sent");
 
     // A journey is told when it is over, so the accounts become the same some time after the last packet.
     let end = Instant::now() + SETTLE_TIME_MAX;
@@ -336,14 +361,16 @@ fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose:
         let journeys = &observer.journeys;
         let is_told = journeys.iter().any(|journey| compare::is_markers(journey, LAST));
         let reported = compare::reported(monitor.runs(), &numbers, FIRST)?;
-        let told = compare::told(journeys, FIRST, netns)?;
-        let is_over = Instant::now() >= end;
+        let told = compare::told(journeys, &numbers, FIRST, netns)?;
+        // There is nothing to wait for where the ruleset is going to be run again.
+        let is_over = Instant::now() >= end || is_told && observer.left_out()? != left_out;
         if reported.steps != told.steps && !is_over {
             thread::sleep(PAUSE);
             continue;
         }
         match reported.difference(&told) {
             None if is_told => {
+                told_time("both ended");
                 if verbose {
                     println!("{reported:#?}");
                 }
@@ -353,5 +380,26 @@ fn trial(observer: &mut Observer, rules: &mut Rules, packets_seed: u64, verbose:
             None => bail!("tracer does not tell of the last marker"),
             Some(difference) => bail!("different\n{difference}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_are_refused_are_read() {
+        let said = "ip6tables-nft-restore v1.8.9 (nf_tables): \nline 15: RULE_APPEND failed (Invalid argument): rule in chain INPUT\n\
+                    line 18: RULE_APPEND failed (No such file or directory): rule in chain A\n";
+        assert_eq!(lines_in(said), BTreeSet::from([15, 18]));
+        assert_eq!(
+            lines_in("unknown option\nError occurred at line: 7\nTry -h"),
+            BTreeSet::from([7])
+        );
+        assert_eq!(
+            lines_in("iptables-nft-restore: line 61 failed"),
+            BTreeSet::from([61])
+        );
+        assert_eq!(lines_in("no such command line"), BTreeSet::new());
     }
 }

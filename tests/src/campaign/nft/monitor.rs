@@ -99,7 +99,8 @@ pub(super) struct Packet {
     pub(super) ports: Option<(u16, u16)>,
 }
 
-/// The kernel had more messages than there was room for, so what it reported is not whole.
+/// The kernel had more messages than there was room for: rules can send a packet round and round, as where what comes in
+/// is copied, and the copy is routed to the machine itself.
 #[derive(Debug)]
 pub(super) struct Overflow;
 

@@ -6,11 +6,15 @@ use anyhow::{Context as _, Result, bail};
 
 use super::super::rules::Family;
 use super::Rules;
+use super::npt::Translation;
 use crate::command;
+
+/// Tables of iptables'.
+const IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 
 /// How iptables' TRACE calls a rule without condition that ends a chain: in a built-in chain `policy`, elsewhere
 /// `return` (`trace_packet`, `net/ipv4/netfilter/ip_tables.c`).
-const TAILS: [&str; 3] = ["-j ACCEPT", "-j DROP", "-j RETURN"];
+const TAILS: [&str; 3] = ["accept", "drop", "return"];
 
 /// A chain: family and name of the table, name of the chain.
 type ChainKey = (u8, String, String);
@@ -24,46 +28,64 @@ pub(super) struct Numbers {
     tails: HashSet<(ChainKey, u32)>,
     /// Tables whose rules are told as iptables tells them.
     iptables: HashSet<(u8, String)>,
+    /// By family, table, and `chain:kind:number`.
+    translations: HashMap<(u8, String, String), Translation>,
+}
+
+/// Whether a rule of iptables' has no condition: it counts and says a verdict.
+fn is_tail(words: &[&str]) -> bool {
+    matches!(words, ["counter", "packets", _, "bytes", _, verdict] if TAILS.contains(verdict))
 }
 
 impl Numbers {
-    /// Of the rules in the current namespace.
+    /// Of the rules in the current namespace, that these were loaded as.
     pub(super) fn read(rules: &Rules) -> Result<Self> {
         let mut numbers = Self::parse(&command::run("nft -a list ruleset")?)?;
-        if !matches!(rules, Rules::Native(_)) {
-            for family in Family::ALL {
-                numbers.take_saved(family, &command::run(&format!("{family}-nft-save"))?);
-            }
+        match rules {
+            Rules::Native(_) => {}
+            Rules::Iptables(ruleset) => Family::ALL
+                .into_iter()
+                .for_each(|family| numbers.take_loaded(family, &ruleset.text(family))),
+            Rules::Saved(saved) => saved
+                .iter()
+                .for_each(|(family, text)| numbers.take_loaded(*family, text)),
         }
         Ok(numbers)
     }
 
-    /// Takes what iptables calls its rules.
-    fn take_saved(&mut self, family: Family, saved: &str) {
+    /// Takes what was loaded by `iptables-nft-restore`.
+    fn take_loaded(&mut self, family: Family, loaded: &str) {
         let family = match family {
             Family::V4 => 2,
             Family::V6 => 10,
         };
-        let mut table = String::new();
+        self.iptables
+            .extend(IPTABLES.map(|table| (family, table.to_owned())));
+        let mut table = "";
         let mut lens: HashMap<ChainKey, u32> = HashMap::new();
-        for line in saved.lines() {
+        for line in loaded.lines() {
             if let Some(name) = line.strip_prefix('*') {
-                name.clone_into(&mut table);
-                self.iptables.insert((family, table.clone()));
+                table = name;
             }
-            let Some((chain, said)) = line
-                .strip_prefix("-A ")
-                .map(|rule| rule.split_once(' ').unwrap_or((rule, "")))
-            else {
+            let Some(rule) = line.strip_prefix("-A ") else {
                 continue;
             };
-            let key = (family, table.clone(), chain.to_owned());
+            let chain = rule.split(' ').next().unwrap_or_default();
+            let key = (family, table.to_owned(), chain.to_owned());
             let number = lens.entry(key.clone()).or_default();
             *number += 1;
-            if TAILS.contains(&said) {
-                self.tails.insert((key, *number));
+            if let Some(translation) = Translation::parse(rule) {
+                let label = format!("{chain}:rule:{number}");
+                self.translations
+                    .insert((family, table.to_owned(), label), translation);
             }
         }
+    }
+
+    /// What a rule of this name makes of an address.
+    pub(super) fn translation(&self, family: u8, table: &str, label: &str) -> Option<Translation> {
+        let key = (family, table.to_owned(), label.to_owned());
+        self.translations.get(&key).copied()
     }
 
     fn parse(listed: &str) -> Result<Self> {
@@ -100,6 +122,9 @@ impl Numbers {
                     };
                     let len = numbers.lens.entry(chain.clone()).or_default();
                     *len += 1;
+                    if is_tail(&words) {
+                        numbers.tails.insert((chain.clone(), *len));
+                    }
                     let key = (chain.0, chain.1.clone(), handle);
                     numbers.rules.insert(key, (chain.2.clone(), *len));
                 }
@@ -119,7 +144,7 @@ impl Numbers {
             bail!("rule {handle} of table {table} is in chain {of}, reported in {chain}");
         }
         let key = (family, table.to_owned(), chain.to_owned());
-        let kind = if !self.tails.contains(&(key.clone(), *number)) {
+        let kind = if !self.is_iptables(family, table) || !self.tails.contains(&(key.clone(), *number)) {
             "rule"
         } else if self.bases.contains(&key) {
             "policy"
