@@ -17,6 +17,7 @@ pub mod netns;
 pub mod node;
 pub mod oracle;
 pub mod processors;
+pub mod queue;
 pub mod ruleset;
 pub mod scenarios;
 pub mod terminal;

@@ -17,6 +17,7 @@ mod nodes;
 mod oracle;
 mod pages;
 mod places;
+mod queue;
 mod real;
 mod recordings;
 mod replacement;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Trial> {
         recordings::trials(),
         nodes::trials(),
         places::trials(),
+        queue::trials(),
         terminals::trials(),
         loss::trials(),
         concurrency::trials(),

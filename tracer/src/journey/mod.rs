@@ -21,7 +21,7 @@ pub use assemble::{Counts, Journeys};
 pub use changes::{By, Change, What};
 pub use connections::{Decided, Flow};
 pub use nodes::{How, Joint, NodeCounts, Nodes};
-pub use outcome::Outcome;
+pub use outcome::{Outcome, is_before_queue, is_behind_queue};
 pub use relations::{Relation, Tie};
 pub use tally::{Tally, Who};
 

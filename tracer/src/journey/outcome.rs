@@ -33,7 +33,8 @@ pub enum Outcome {
     Sent,
     /// A target took it (`STOLEN`).
     Stolen,
-    /// Waits in a queue for a process, or waited there when it was last seen.
+    /// Waits in a queue for a process, or waited there when it was last seen. Of a packet that was cut into segments for
+    /// the queue, these are packets of their own.
     Queued {
         /// Number of the queue.
         number: u16,
@@ -78,7 +79,7 @@ impl Outcome {
                     .is_some_and(|step| step.action.is_one_of(&["REJECT"])),
             },
             Verdict::Stolen => Self::Stolen,
-            Verdict::Queue { number, .. } if *ending == Ending::Unseen => Self::Queued { number },
+            Verdict::Queue { number, .. } if ending.is_in_queue() => Self::Queued { number },
             _ => match ending {
                 Ending::Dropped(function) => match function {
                     Some(function) if is_hook_runner(function) => Self::DroppedByHook {
@@ -100,12 +101,44 @@ impl Outcome {
     }
 }
 
-/// Whether a function drops packets because a hook function said so: `net/netfilter/core.c`,
-/// `net/netfilter/nf_queue.c`, and `nft_do_chain`, which drops at once from 6.12 on.
+impl Ending {
+    /// Of a packet that a table sent to a queue: whether it, or its segments, may wait there.
+    fn is_in_queue(&self) -> bool {
+        match self {
+            Self::Unseen => true,
+            Self::Dropped(function) => function.as_deref().is_some_and(is_cut_for_queue),
+            Self::Consumed => false,
+        }
+    }
+}
+
+/// Whether a function drops packets because a hook function said so: `net/netfilter/core.c`, and `nft_do_chain`, which
+/// drops at once from 6.12 on; or because of a queue.
 fn is_hook_runner(function: &str) -> bool {
+    let name = function.split(' ').next().unwrap_or(function);
+    matches!(name, "nf_hook_slow" | "nf_hook_slow_list" | "nft_do_chain")
+        || is_before_queue(function)
+        || is_behind_queue(function)
+}
+
+/// Whether a function drops packets that do not get into their queue: `net/netfilter/nf_queue.c`.
+#[must_use]
+pub fn is_before_queue(function: &str) -> bool {
+    function.split(' ').next() == Some("nf_queue")
+}
+
+/// Whether a function drops packets that were in a queue, because the program there said so or ended, or a hook function
+/// behind it said so: `net/netfilter/nf_queue.c`, from 6.10 on `net/netfilter/nfnetlink_queue.c`, where it is inlined.
+#[must_use]
+pub fn is_behind_queue(function: &str) -> bool {
     let name = function.split(' ').next().unwrap_or(function);
     matches!(
         name,
-        "nf_hook_slow" | "nf_hook_slow_list" | "nf_reinject" | "nf_queue" | "nft_do_chain"
+        "nf_reinject" | "nfqnl_reinject" | "nfqnl_recv_verdict" | "nfqnl_recv_verdict_batch" | "nfqnl_flush"
     )
+}
+
+/// Whether a function frees a packet of which the segments wait in a queue instead: `net/netfilter/nfnetlink_queue.c`.
+fn is_cut_for_queue(function: &str) -> bool {
+    function.split(' ').next() == Some("nfqnl_enqueue_packet")
 }

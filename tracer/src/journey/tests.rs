@@ -325,6 +325,30 @@ fn who_drops_besides_tables_is_told_by_the_function() {
 }
 
 #[test]
+fn a_queue_drops_before_and_behind_it_and_keeps_segments() {
+    let outcome = |function: &str| {
+        let mut journeys = Journeys::default();
+        let mut queued = passage(1, 1, "mangle", Hook::LocalOut, tcp(NODE, 1, POD, 2, 64));
+        queued.traversal.verdict = Verdict::Queue {
+            number: 7,
+            bypass: false,
+        };
+        journeys.passage(queued);
+        journeys.end(&end(1, 1, Fate::Dropped { location: 7 }), |_| {
+            Some(function.to_owned())
+        });
+        journeys.rest().remove(0).outcome
+    };
+    for function in ["nf_queue", "nf_reinject", "nfqnl_recv_verdict [nfnetlink_queue]"] {
+        assert!(outcome(function).is_drop(), "{function}");
+    }
+    assert_eq!(
+        outcome("nfqnl_enqueue_packet [nfnetlink_queue]"),
+        Outcome::Queued { number: 7 }
+    );
+}
+
+#[test]
 fn what_a_target_sends_is_tied_to_the_packet_that_met_it() {
     let mut journeys = Journeys::default();
     let mut answer = passage(4, 1, "filter", Hook::LocalOut, tcp(POD, 2, NODE, 1, 64));

@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::Homes;
 use crate::{
-    journey::{By, Journey, Outcome, What},
+    journey::{By, Journey, Outcome, What, is_before_queue, is_behind_queue},
     packet::{Packet, Transport},
     recent::Recent,
     traversal::{Conntrack, Device, PacketId, Traversal, Verdict},
@@ -113,12 +113,22 @@ pub(super) fn fate(journey: &Journey) -> String {
     match &journey.outcome {
         Outcome::Dropped { rejected: true, .. } => "rejected".to_owned(),
         Outcome::Dropped { .. } => "dropped".to_owned(),
-        Outcome::DroppedByHook { function } => format!(
-            "dropped by another hook function after {}:{} (in {})",
-            printable(&last.table),
-            last.hook,
-            printable(function)
-        ),
+        Outcome::DroppedByHook { function } => {
+            let by = match last.verdict {
+                Verdict::Queue { number, .. } if is_before_queue(function) => {
+                    format!("at queue {number}: no program takes packets from it, or it is full")
+                }
+                Verdict::Queue { number, .. } if is_behind_queue(function) => {
+                    format!("in queue {number} by its program, or by another hook function after it")
+                }
+                _ => format!(
+                    "by another hook function after {}:{}",
+                    printable(&last.table),
+                    last.hook
+                ),
+            };
+            format!("dropped {by} (in {})", printable(function))
+        }
         Outcome::DroppedByKernel {
             function: Some(function),
         } => {
