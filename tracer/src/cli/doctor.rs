@@ -1,10 +1,13 @@
 //! `tracer doctor`: says whether this node can be traced, and if not, why and what to do.
 
+mod json;
+
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
 use anyhow::Context as _;
+use clap::Args;
 
 use super::exit::{Exit, Failure};
 use crate::kernel::attach::Attached;
@@ -19,16 +22,30 @@ const YELLOW: Style = AnsiColor::Yellow.on_default();
 const RED: Style = AnsiColor::Red.on_default().bold();
 const BOLD: Style = Style::new().bold();
 
+/// Arguments of `tracer doctor`.
+#[derive(Args, Clone, Debug)]
+pub struct DoctorArgs {
+    /// For programs: one JSON object (docs/doctor.schema.json)
+    #[arg(long)]
+    json: bool,
+}
+
 /// Checks `machine` and prints the report to standard output, in colour if that is a terminal.
 ///
 /// # Errors
 ///
 /// If standard output cannot be written.
-pub fn run(machine: &Machine) -> Result<Exit, Failure> {
+pub fn run(args: &DoctorArgs, machine: &Machine) -> Result<Exit, Failure> {
     let mut report = preflight::check(machine, Families::ALL);
     report.findings.extend(returns(&report));
     report.findings.extend(not_followed(&report));
-    match print(&report, &mut anstream::stdout().lock()) {
+    let printed = if args.json {
+        let kernel = machine.read("proc/sys/kernel/osrelease").unwrap_or_default();
+        json::write(&report, kernel.trim(), &mut io::stdout().lock())
+    } else {
+        print(&report, &mut anstream::stdout().lock())
+    };
+    match printed {
         // Whoever closed the pipe has read enough.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("failed to write: standard output")?
@@ -92,9 +109,20 @@ fn not_followed(report: &Report) -> Option<Finding> {
     })
 }
 
-/// Writes one line for each check, with explanations under those that are not in order; the probes; and
-/// the conclusion.
+/// Writes the verdict; one line for each check, with explanations under those that are not in order; and the probes.
 fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let warned = |finding: &Finding| matches!(finding.outcome, Outcome::Warn { .. });
+    match report.first_obstacle() {
+        None if report.findings.iter().any(warned) => writeln!(
+            out,
+            "{BOLD}this node can be traced{BOLD:#}, with what is marked ! below\n"
+        )?,
+        None => writeln!(out, "{BOLD}this node can be traced{BOLD:#}\n")?,
+        Some(obstacle) => {
+            writeln!(out, "{BOLD}this node cannot be traced:{BOLD:#} {obstacle}")?;
+            writeln!(out, "{BOLD}hint:{BOLD:#} {}\n", obstacle.hint())?;
+        }
+    }
     for finding in &report.findings {
         print_finding(finding, out)?;
     }
@@ -119,10 +147,7 @@ fn print(report: &Report, out: &mut impl Write) -> io::Result<()> {
             probe.function
         )?;
     }
-    match report.first_obstacle() {
-        None => writeln!(out, "\n{BOLD}this node can be traced{BOLD:#}"),
-        Some(obstacle) => writeln!(out, "\n{BOLD}this node cannot be traced:{BOLD:#} {obstacle}"),
-    }
+    Ok(())
 }
 
 fn print_finding(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
@@ -156,10 +181,9 @@ mod tests {
         String::from_utf8(out.into_inner()).unwrap()
     }
 
-    #[test]
-    fn a_failing_check_is_explained() {
+    fn without_privileges() -> Report {
         let missing = Privilege::Missing(vec!["CAP_BPF"]);
-        let report = Report {
+        Report {
             findings: vec![
                 Finding {
                     name: "privileges",
@@ -176,10 +200,17 @@ mod tests {
             preempted: false,
             resolved: None,
             btf: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_failing_check_is_explained() {
         assert_eq!(
-            text(&report),
+            text(&without_privileges()),
             "\
+this node cannot be traced: not permitted: tracing needs root, and this process lacks CAP_BPF
+hint: run it as root: `sudo tracer …`; in a container, `--privileged`, or add the capabilities named
+
 ✗ privileges         without CAP_BPF
     not permitted: tracing needs root, and this process lacks CAP_BPF
     hint: run it as root: `sudo tracer …`; in a container, `--privileged`, or add the capabilities named
@@ -205,9 +236,51 @@ probes and where they go
 ! kprobe          __nft_trace_packet     not found
 ! kretprobe       nft_do_chain           not found
 ! kprobe          nft_do_chain           not found
-
-this node cannot be traced: not permitted: tracing needs root, and this process lacks CAP_BPF
 "
         );
+    }
+
+    #[test]
+    fn the_verdict_comes_first() {
+        let warn = Outcome::Warn {
+            meaning: "something".into(),
+            hint: "something".into(),
+        };
+        let mut report = without_privileges();
+        for (outcome, verdict) in [
+            (Outcome::Ok, "this node can be traced\n\n"),
+            (warn, "this node can be traced, with what is marked ! below\n\n! "),
+        ] {
+            report.findings[0].outcome = outcome;
+            let text = text(&report);
+            assert!(text.starts_with(verdict), "{text}");
+        }
+    }
+
+    #[test]
+    fn json_is_what_the_schema_says() {
+        let schema: serde_json::Value =
+            serde_json::from_str(include_str!("../../../docs/doctor.schema.json")).unwrap();
+        let mut schemas = boon::Schemas::new();
+        let mut compiler = boon::Compiler::new();
+        compiler.add_resource("doctor.schema.json", schema).unwrap();
+        let schema = compiler.compile("doctor.schema.json", &mut schemas).unwrap();
+        let mut report = without_privileges();
+        for traceable in [false, true] {
+            if traceable {
+                report.findings.remove(0);
+            }
+            let mut bytes = Vec::new();
+            json::write(&report, "6.12.0", &mut bytes).unwrap();
+            let mut object: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            schemas
+                .validate(&object, schema)
+                .unwrap_or_else(|error| panic!("{error}\n{object:#}"));
+            assert_eq!(object["traceable"], traceable);
+            assert_eq!(object["exit_code"], if traceable { 0 } else { 3 });
+            // The schema does look.
+            object["checks"][0]["surprise"] = 1.into();
+            assert!(schemas.validate(&object, schema).is_err());
+        }
     }
 }

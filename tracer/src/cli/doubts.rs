@@ -204,7 +204,7 @@ fn no_such_tables(filter: &Filter, present: &Present) -> Vec<Doubt> {
             let known = LEGACY.iter().map(|(name, _)| *name);
             let mut known = known.chain(present.tables.iter().map(String::as_str));
             let hint = match known.find(|known| known.to_lowercase() == lower && **known != *table) {
-                Some(known) => format!("did you mean `{known}`? Names of tables are in lower case mostly"),
+                Some(known) => format!("did you mean `{known}`?"),
                 None => format!("tables: {}", listed(&present.tables)),
             };
             Doubt {

@@ -55,7 +55,7 @@ Exit codes:
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Say whether this node can be traced, and if not, why and what to do
-    Doctor,
+    Doctor(doctor::DoctorArgs),
     /// Follow packets through the tables and print their path
     #[command(after_help = TRACE_HELP)]
     Trace(Box<trace::TraceArgs>),
@@ -72,7 +72,7 @@ enum Command {
 impl Command {
     fn name(&self) -> &'static str {
         match self {
-            Self::Doctor => "doctor",
+            Self::Doctor(_) => "doctor",
             Self::Trace(_) => "trace",
             Self::Drops(_) => "drops",
             Self::Show(_) => "show",
@@ -204,7 +204,7 @@ pub fn main() -> ExitCode {
     };
     let machine = Machine::this();
     let result = match &cli.command {
-        Command::Doctor => doctor::run(&machine),
+        Command::Doctor(args) => doctor::run(args, &machine),
         Command::Trace(args) => trace::run(args, &machine).map(|()| Exit::Done),
         Command::Drops(args) => trace::run(&args.as_trace(), &machine).map(|()| Exit::Done),
         Command::Show(args) => show::run(args),
