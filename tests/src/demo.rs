@@ -1,6 +1,7 @@
 //! The cases of the articles, to be shown: each a node, traffic, and the packets to look at.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
@@ -9,7 +10,8 @@ use crate::neighbours::Family;
 use crate::node;
 use crate::node::calico::calico;
 use crate::node::docker_calico::{
-    DockerCalico, MASTER, SLAVE, WEB0, WEB1, WEB2, WEB3, docker_calico, ping, ping_in_vain,
+    DockerCalico, MASTER, SLAVE, WEB0, WEB1, WEB2, WEB3, docker_calico, docker_calico_apart, ping,
+    ping_in_vain,
 };
 use crate::node::outside::outside;
 use crate::traffic::Place;
@@ -23,6 +25,8 @@ pub struct Case {
     pub about: &'static str,
     /// What tracer is to look at.
     pub filter: &'static str,
+    /// The network namespace of a second node, where each of two nodes is traced for itself.
+    pub other_node: Option<&'static str>,
     /// Sets it up in the current network namespace.
     pub set_up: fn() -> Result<Traffic>,
 }
@@ -34,11 +38,12 @@ pub type Traffic = Box<dyn Fn() -> Result<()>>;
 const CLUSTER_IP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(10, 106, 13, 14)), 80);
 
 /// All cases.
-pub const CASES: [Case; 10] = [
+pub const CASES: [Case; 11] = [
     Case {
         name: "nodeport-local",
         about: "a Kubernetes node (kube-proxy, flannel, docker) that asks for a page at a NodePort of its own",
         filter: "--proto tcp",
+        other_node: None,
         set_up: || {
             let node = node::nodeport()?;
             Ok(Box::new(move || node.get_page()))
@@ -48,6 +53,7 @@ pub const CASES: [Case; 10] = [
         name: "nodeport-from-outside",
         about: "another machine that asks for a page at a NodePort, with the pod on this node's bridge",
         filter: "--proto tcp",
+        other_node: None,
         set_up: || {
             let node = outside()?;
             Ok(Box::new(move || node.get_page()))
@@ -57,6 +63,7 @@ pub const CASES: [Case; 10] = [
         name: "clusterip",
         about: "a Kubernetes node that asks for a page at the address that a service has in the cluster",
         filter: "--proto tcp",
+        other_node: None,
         set_up: || {
             let node = node::nodeport()?;
             command::run("ip route add default dev eth0")?;
@@ -67,6 +74,7 @@ pub const CASES: [Case; 10] = [
         name: "calico-pod-to-pod",
         about: "two pods of one node with calico, of which one pings the other",
         filter: "--proto icmp",
+        other_node: None,
         set_up: || {
             let node = calico(Family::V4)?;
             Ok(Box::new(move || node.ping()))
@@ -90,7 +98,36 @@ pub const CASES: [Case; 10] = [
     docker("docker-calico-6-container-to-container-of-other-node", || {
         docker_way(|nodes| ping(Place::There(&nodes.web1), WEB3))
     }),
+    Case {
+        name: "two-nodes",
+        about: "two nodes with docker and calico, each traced for itself, of which a pod pings one of the other node",
+        filter: "--proto icmp",
+        other_node: Some("slave1"),
+        set_up: || {
+            let both = docker_calico_apart()?;
+            Ok(Box::new(move || {
+                // The whole of it: a closure would keep no more than it uses.
+                let (nodes, _wire) = &both;
+                ping(Place::There(&nodes.web1), WEB3)
+            }))
+        },
+    },
 ];
+
+impl Case {
+    /// What `tracer trace` is to be told, and the recordings to be shown afterwards, where there are two nodes: each is
+    /// recorded for itself.
+    #[must_use]
+    pub fn recordings(&self, directory: &Path) -> Option<[(String, PathBuf); 2]> {
+        let recording = |netns: &str, name: &str| {
+            let file = directory.join(name);
+            let line = format!("{} --netns {netns} --write {}", self.filter, file.display());
+            (line, file)
+        };
+        let other = self.other_node?;
+        Some([recording("/proc/self/ns/net", "master"), recording(other, other)])
+    }
+}
 
 /// One of the six ways of docker and calico.
 const fn docker(name: &'static str, set_up: fn() -> Result<Traffic>) -> Case {
@@ -98,6 +135,7 @@ const fn docker(name: &'static str, set_up: fn() -> Result<Traffic>) -> Case {
         name,
         about: "two nodes with docker and calico, of which one pod or node pings another",
         filter: "--proto icmp",
+        other_node: None,
         set_up,
     }
 }

@@ -17,7 +17,7 @@ const FORMATS: [&str; 10] = [
     "tree", "line", "drops", "stats", "tables", "log", "json", "diagram", "mermaid", "pcapng",
 ];
 /// The cases of `tests/src/demo.rs`.
-const CASES: [&str; 10] = [
+const CASES: [&str; 11] = [
     "nodeport-local",
     "nodeport-from-outside",
     "clusterip",
@@ -28,6 +28,7 @@ const CASES: [&str; 10] = [
     "docker-calico-4-other-node-to-container-dropped",
     "docker-calico-5-container-to-container",
     "docker-calico-6-container-to-container-of-other-node",
+    "two-nodes",
 ];
 
 const LIMIT: Duration = Duration::from_secs(300);

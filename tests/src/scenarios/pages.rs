@@ -1,11 +1,13 @@
 //! The pages of `docs/cases`: what they show is what tracer shows.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
 use super::trial;
-use crate::demo::{case, page, page_of_diagram, page_of_drops};
-use crate::tracer::Tracer;
+use crate::demo::{Case, Traffic, case, page, page_of_diagram, page_of_drops};
+use crate::tracer::{Tracer, exit, show};
 use crate::traffic::{self, stay_on_processor};
 
 /// Name, text, and the test of both.
@@ -23,7 +25,7 @@ macro_rules! pages {
 }
 
 /// Each page as it is in the documentation.
-const PAGES: [Page; 10] = [
+const PAGES: [Page; 11] = [
     pages!("nodeport-local"),
     pages!("nodeport-from-outside"),
     pages!("clusterip"),
@@ -34,6 +36,7 @@ const PAGES: [Page; 10] = [
     pages!("docker-calico-4-other-node-to-container-dropped"),
     pages!("docker-calico-5-container-to-container"),
     pages!("docker-calico-6-container-to-container-of-other-node"),
+    pages!("two-nodes"),
 ];
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -63,6 +66,11 @@ fn shows_what_it_says(name: &str) -> Result<()> {
     let case = case(name)?;
     stay_on_processor(0)?;
     let send = (case.set_up)()?;
+    if case.other_node.is_some() {
+        let shown = page(&over_two_nodes(&case, &send)?);
+        ensure!(shown == expected, "{name}: tracer shows:\n{shown}");
+        return Ok(());
+    }
     let tracer = Tracer::start(&format!("--format tree {}", case.filter))?;
     let other = match other {
         Some((format, page, expected)) => {
@@ -80,4 +88,21 @@ fn shows_what_it_says(name: &str) -> Result<()> {
         ensure!(shown == expected, "{name}: in the other format:\n{shown}");
     }
     Ok(())
+}
+
+/// Traces each of two nodes for itself; what is shown of both together.
+fn over_two_nodes(case: &Case, send: &Traffic) -> Result<String> {
+    let directory = tempfile::tempdir().context("failed to create directory")?;
+    let recordings = case.recordings(directory.path()).context("no second node")?;
+    let (lines, files): (Vec<String>, Vec<PathBuf>) = recordings.into_iter().unzip();
+    let tracers = Tracer::start_all(&lines)?;
+    send()?;
+    traffic::settle()?;
+    for tracer in tracers {
+        tracer.stop_as_text()?;
+    }
+    let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    let (code, text) = show(&format!("{} --format tree", files.join(" ")))?;
+    ensure!(code == Some(exit::DONE), "{}", text.said);
+    Ok(text.shown)
 }
