@@ -116,6 +116,9 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
             }
         }
     }
+    for (reason, count) in &outcome.partial {
+        eprintln!("partial, {count} times: {reason}");
+    }
     eprintln!("tracer says: {}", observer.stop()?);
     Ok(outcome)
 }
@@ -327,10 +330,11 @@ fn trial(
     let (mut monitor, numbers, netns) = network.node.enter(|| {
         command::run_with("nft -f -", TRACE_RULES)?;
         rules.load()?;
+        told_time("rules loaded");
         let netns = fs::metadata("/proc/thread-self/ns/net").context("failed to read: network namespace")?;
         Ok((Monitor::open()?, Numbers::read(rules)?, netns.ino()))
     })?;
-    told_time("rules loaded");
+    told_time("rules listed");
     observer.read()?;
     observer.journeys.clear();
     mark(&network, FIRST)?;
