@@ -7,7 +7,7 @@ use crate::command;
 use crate::neighbours::Family;
 use crate::netns::Namespace;
 use crate::trace_log::{self, Line, TraceLog};
-use crate::tracer::Tracer;
+use crate::tracer::{Summary, Tracer};
 use crate::traffic;
 
 /// Which packets to look at, told to both.
@@ -80,18 +80,14 @@ pub struct Told {
 }
 
 impl Told {
-    /// Stops tracer and reads what it printed; nothing may be lost.
+    /// Stops tracer and reads what it printed; no line may be lost.
     ///
     /// # Errors
     ///
     /// When something was, or there is a line that is neither.
     pub fn read(tracer: Tracer) -> Result<Self> {
         let text = tracer.stop_as_text()?;
-        ensure!(
-            text.said.contains(", nothing lost"),
-            "tracer lost something: {}",
-            text.said
-        );
+        Summary::whole(&text.said)?;
         Self::parse(&text.shown)
     }
 

@@ -364,16 +364,7 @@ impl Report {
     ///
     /// When something was.
     pub fn whole(self) -> Result<Vec<Line>> {
-        let summary = self.summary()?;
-        let is_skip = |what: &str| what.starts_with("probe runs skipped by the kernel");
-        if summary.losses.iter().any(|(_, what)| !is_skip(what)) {
-            bail!("tracer lost something: {}", self.said);
-        }
-        // The end of a packet that was not seen takes no line away.
-        let takes_lines = |(_, what): &&(u64, String)| !what.contains("ends of packets");
-        if let Some((count, _)) = summary.losses.iter().find(takes_lines) {
-            bail!(ProbesSkipped(*count));
-        }
+        Summary::whole(&self.said)?;
         if let Some(line) = self.lines.iter().find(|line| !line.remarks.is_empty()) {
             bail!("tracer shows a gap: {}", line.text);
         }
@@ -418,6 +409,25 @@ impl Summary {
         Self::all(said)
             .pop()
             .with_context(|| format!("tracer did not say what it showed: {said}"))
+    }
+
+    /// Makes sure that by the last sum in this text no line is missing.
+    ///
+    /// # Errors
+    ///
+    /// When something was lost: [`ProbesSkipped`], where it was that.
+    pub fn whole(said: &str) -> Result<()> {
+        let summary = Self::last(said)?;
+        let is_skip = |what: &str| what.starts_with("probe runs skipped by the kernel");
+        if summary.losses.iter().any(|(_, what)| !is_skip(what)) {
+            bail!("tracer lost something: {said}");
+        }
+        // The end of a packet that was not seen takes no line away.
+        let takes_lines = |(_, what): &&(u64, String)| !what.contains("ends of packets");
+        match summary.losses.iter().find(takes_lines) {
+            Some((count, _)) => bail!(ProbesSkipped(*count)),
+            None => Ok(()),
+        }
     }
 
     /// All sums in this text: one for each SIGUSR1, and the last.

@@ -18,7 +18,7 @@ use crate::neighbours::Family;
 use crate::netns::Namespace;
 use crate::ruleset;
 use crate::trace_log::{Line, TraceLog};
-use crate::tracer::{Text, Tracer};
+use crate::tracer::{Summary, Text, Tracer};
 use crate::traffic::{Place, send, settle, stay_on_processor};
 use crate::wait;
 
@@ -146,11 +146,7 @@ fn under_traffic() -> Result<()> {
     settle()?;
     let logged = log.lines()?.to_vec();
     let text = tracer.stop_as_text()?;
-    ensure!(
-        text.said.contains(", nothing lost"),
-        "tracer lost something: {}",
-        text.said
-    );
+    Summary::whole(&text.said)?;
     let told = Told::parse(&text.shown)?;
     for remark in &told.partial {
         // Nothing is shown of these, so all lines are of complete paths.
