@@ -45,7 +45,8 @@ fn one_journey(tool: &str) -> Result<()> {
     let receiver = Place::Here.udp(loopback, 53)?;
     let sender = Place::Here.udp(loopback, 0)?;
     let mut program = Queue::listen(QUEUE)?;
-    let tracer = Tracer::start(&format!("udp {THIS_NETNS} --no-connections --format json"))?;
+    let trace = |format: &str| format!("udp {THIS_NETNS} --no-connections --format {format}");
+    let mut tracers = Tracer::start_all(&[trace("json"), trace("drops")])?;
 
     for verdict in [Verdict::Accept, Verdict::Repeat(DONE), Verdict::Drop] {
         send(&sender, (loopback, 53).into(), 10)?;
@@ -56,7 +57,8 @@ fn one_journey(tool: &str) -> Result<()> {
     }
     send(&sender, (loopback, 54).into(), 10)?;
 
-    let shown = tracer.stop_as_text()?.shown;
+    let drops = tracers.pop().context("no tracer of drops")?.stop_as_text()?.shown;
+    let shown = tracers.pop().context("no tracer")?.stop_as_text()?.shown;
     let journeys: Vec<Value> = shown
         .lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("failed to read: {line}")))
@@ -74,6 +76,21 @@ fn one_journey(tool: &str) -> Result<()> {
         ensure!(
             way.starts_with(expected) && journey["complete"] == true,
             "expected {expected}\nnot {way}\nin {journey:#}"
+        );
+    }
+    let by_whom = [("in", 53, QUEUE), ("at", 54, NOBODY)];
+    ensure!(
+        drops.lines().count() == by_whom.len(),
+        "not one line each: {drops}"
+    );
+    for (line, (place, port, queue)) in drops.lines().zip(by_whom) {
+        let dropped = format!("dropped {place} queue {queue}");
+        ensure!(
+            line.contains(&dropped)
+                && line.contains(", sent there by mangle:OUTPUT:rule:")
+                && line.contains(&format!("--dport {port} "))
+                && line.contains(&format!("-j NFQUEUE --queue-num {queue}")),
+            "{line}"
         );
     }
     Ok(())

@@ -27,7 +27,7 @@ pub use tally::{Tally, Who};
 
 use crate::{
     passage::{Backend, Passage, Step},
-    traversal::{Device, Hook},
+    traversal::{Device, Hook, Verdict},
 };
 
 /// The whole way of one packet.
@@ -191,5 +191,18 @@ impl Journey {
             });
         }
         passage.decided_by().map(|step| RuleRef::of(passage, step))
+    }
+
+    /// The rule that sent it to the queue at which, or behind which, it was dropped.
+    #[must_use]
+    pub fn queued_by(&self) -> Option<RuleRef> {
+        let Outcome::DroppedByHook { function } = &self.outcome else {
+            return None;
+        };
+        let last = self.last();
+        let in_queue = matches!(last.traversal.verdict, Verdict::Queue { .. })
+            && (is_before_queue(function) || is_behind_queue(function));
+        let step = last.decided_by().filter(|_| in_queue)?;
+        Some(RuleRef::of(last, step))
     }
 }

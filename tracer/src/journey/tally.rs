@@ -23,6 +23,8 @@ pub enum Who {
     Rule(String, Option<String>),
     /// A table, but the rule is not known.
     Table(String),
+    /// A queue, or what is behind it: the rule that sent the packet there, with its text.
+    Queue(String, Option<String>),
     /// Another hook function.
     Hook(String),
     /// Any other, there were too many.
@@ -70,6 +72,9 @@ impl Who {
         if let Some(rule) = journey.dropped_by() {
             return Self::Rule(rule.label, rule.text.map(|text| text.to_string()));
         }
+        if let Some(rule) = journey.queued_by() {
+            return Self::Queue(rule.label, rule.text.map(|text| text.to_string()));
+        }
         let last = &journey.last().traversal;
         match &journey.outcome {
             Outcome::DroppedByHook { .. } => Self::Hook(format!("{}:{}", last.table, last.hook)),
@@ -84,6 +89,8 @@ impl std::fmt::Display for Who {
             Self::Rule(label, Some(text)) => write!(f, "{label}  {text}"),
             Self::Rule(label, None) => f.write_str(label),
             Self::Table(table) => write!(f, "{table}, it is not known which rule"),
+            Self::Queue(label, Some(text)) => write!(f, "in the queue of {label}  {text}"),
+            Self::Queue(label, None) => write!(f, "in the queue of {label}"),
             Self::Hook(after) => write!(f, "another hook function after {after}"),
             Self::Others => f.write_str("other rules"),
         }

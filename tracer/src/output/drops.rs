@@ -82,6 +82,12 @@ fn render(journey: &Journey, context: &Context) -> String {
         }
         _ => {
             let _ = write!(line, " {}", fate(journey));
+            if let Some(rule) = journey.queued_by() {
+                let _ = write!(line, ", sent there by {}", printable(&rule.label));
+                if let Some(text) = &rule.text {
+                    let _ = write!(line, "  {}", printable(text));
+                }
+            }
         }
     }
     for why in &journey.partial {
