@@ -251,11 +251,16 @@ impl Observer {
         Ok(tracer.stop_as_text()?.said)
     }
 
-    /// How many more calls of `nft_do_chain` there were than the program at its entry has seen, but for a constant.
+    /// How many runs of the programs at the entry and at the return of `nft_do_chain` its calls lack, but for a constant.
     fn left_out(&self) -> Result<i64> {
         let number = |count: u64| i64::try_from(count).context("too many calls");
         let (calls, _) = self.at_work.as_ref().context("calls are not counted")?;
-        Ok(number(calls.count()?)? - number(kernel_state::runs_of("nft_enter")?)?)
+        // A return is seen by one of two programs.
+        let runs = ["nft_enter", "nft_return", "nft_leave"]
+            .iter()
+            .map(|program| kernel_state::runs_of(program))
+            .sum::<Result<u64>>()?;
+        Ok(2 * number(calls.count()?)? - number(runs)?)
     }
 
     /// Takes what tracer has told.
