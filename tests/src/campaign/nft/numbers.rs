@@ -74,6 +74,10 @@ impl Numbers {
             let key = (family, table.to_owned(), chain.to_owned());
             let number = lens.entry(key.clone()).or_default();
             *number += 1;
+            // nft does not list a comment, which is a condition nevertheless.
+            if rule.contains(" -m comment ") {
+                self.tails.remove(&(key, *number));
+            }
             if let Some(translation) = Translation::parse(rule) {
                 let label = format!("{chain}:rule:{number}");
                 self.translations
