@@ -159,20 +159,21 @@ pub(super) fn is_markers(journey: &Value, port: u16) -> bool {
     packet["protocol_number"] == 17 && packet["source_port"] == port && packet["destination_port"] == port
 }
 
-/// What tracer told of the first marker and of packets that came after it, in a network namespace. A copy of the marker
-/// (TEE) is one as well; it comes later, but may be over before.
+/// What tracer told of the first marker and of what came after it, in a network namespace. A copy of the marker (TEE) is
+/// one as well; it comes later, but may be over before. A journey may have begun before the marker's: where the kernel
+/// left out the run that sees the end of a packet, the next one at the address may be taken for it.
 pub(super) fn told(journeys: &[Value], numbers: &Numbers, first: u16, netns: u64) -> Result<Account> {
-    let number = |journey: &Value| journey["number"].as_u64();
     let markers = journeys.iter().filter(|journey| is_markers(journey, first));
-    let marker = markers
-        .filter_map(number)
+    // All times have the same number of digits.
+    let start = markers
+        .filter_map(|journey| journey["time"].as_str())
         .min()
         .context("tracer does not tell of the first marker")?;
     let mut account = Account::default();
-    let since = journeys.iter().filter(|journey| number(journey) >= Some(marker));
-    for journey in since {
+    for journey in journeys {
         let runs = journey["tables"].as_array().context("a journey without tables")?;
-        for run in runs.iter().filter(|run| run["netns"] == netns) {
+        let is_since = |run: &&Value| run["netns"] == netns && run["time"].as_str() >= Some(start);
+        for run in runs.iter().filter(is_since) {
             if let Some(reason) = run["partial"].as_str() {
                 *account.partial.entry(plain(reason)).or_default() += 1;
             }

@@ -205,10 +205,38 @@ fn lines_in(said: &str) -> BTreeSet<usize> {
     digits.filter_map(number).collect()
 }
 
+/// Calls of the functions that tracer's programs are run at, counted by another probe.
+struct Counted {
+    /// Of `nft_do_chain`, with a program at the entry and one at the return.
+    chains: Calls,
+    /// Of `__nft_trace_packet`, with a program at the entry.
+    steps: Calls,
+}
+
+impl Counted {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            chains: Calls::of("nft_do_chain")?,
+            steps: Calls::of("__nft_trace_packet")?,
+        })
+    }
+
+    /// How many runs the programs lack, but for a constant.
+    fn left_out(&self) -> Result<i64> {
+        let number = |count: u64| i64::try_from(count).context("too many calls");
+        // A return is seen by one of two programs.
+        let runs = ["nft_enter", "nft_return", "nft_leave", "nft_trace"]
+            .iter()
+            .map(|program| kernel_state::runs_of(program))
+            .sum::<Result<u64>>()?;
+        Ok(2 * number(self.chains.count()?)? + number(self.steps.count()?)? - number(runs)?)
+    }
+}
+
 /// tracer at work for a whole campaign.
 struct Observer {
     /// In this order they go.
-    at_work: Option<(Calls, Tracer)>,
+    at_work: Option<(Counted, Tracer)>,
     /// Bytes of its output that were read.
     read: u64,
     /// The journeys of the ruleset at hand, and what may have been left of the one before.
@@ -229,14 +257,21 @@ impl Observer {
         Ok(observer)
     }
 
-    fn restart(&mut self) -> Result<()> {
+    /// Ends tracer, and starts another one; what the former says.
+    fn restart(&mut self) -> Result<String> {
         // tracer looks at the code of functions when it starts, so no probe may be left by then.
-        self.at_work = None;
+        let said = match self.at_work.take() {
+            Some((counted, tracer)) => {
+                drop(counted);
+                tracer.stop_as_text()?.said
+            }
+            None => String::new(),
+        };
         let tracer = Tracer::start(Self::OPTIONS)?;
-        self.at_work = Some((Calls::of("nft_do_chain")?, tracer));
+        self.at_work = Some((Counted::new()?, tracer));
         self.read = 0;
         self.journeys.clear();
-        Ok(())
+        Ok(said)
     }
 
     fn tracer(&self) -> Result<&Tracer> {
@@ -246,21 +281,15 @@ impl Observer {
 
     /// Ends tracer as `^C` does; what it says.
     fn stop(self) -> Result<String> {
-        let (calls, tracer) = self.at_work.context("tracer does not run")?;
-        drop(calls);
+        let (counted, tracer) = self.at_work.context("tracer does not run")?;
+        drop(counted);
         Ok(tracer.stop_as_text()?.said)
     }
 
-    /// How many runs of the programs at the entry and at the return of `nft_do_chain` its calls lack, but for a constant.
+    /// How many runs tracer's programs lack, but for a constant.
     fn left_out(&self) -> Result<i64> {
-        let number = |count: u64| i64::try_from(count).context("too many calls");
-        let (calls, _) = self.at_work.as_ref().context("calls are not counted")?;
-        // A return is seen by one of two programs.
-        let runs = ["nft_enter", "nft_return", "nft_leave"]
-            .iter()
-            .map(|program| kernel_state::runs_of(program))
-            .sum::<Result<u64>>()?;
-        Ok(2 * number(calls.count()?)? - number(runs)?)
+        let (counted, _) = self.at_work.as_ref().context("calls are not counted")?;
+        counted.left_out()
     }
 
     /// Takes what tracer has told.
@@ -307,8 +336,8 @@ fn whole_trial(
         let is_whole = left_out == 0 || error.is::<Overflow>();
         if is_whole {
             // Whatever went wrong, what comes next is not to suffer from it.
-            observer.restart()?;
-            return Err(error);
+            let said = observer.restart()?;
+            return Err(error.context(format!("tracer says: {said}")));
         }
         let why = error.context(format!("the kernel left out {left_out} runs of a program"));
         if attempts == ATTEMPTS_MAX {
