@@ -31,7 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SERIES")]
     kernel: Vec<Series>,
     /// Seconds after which a kernel's tests are given up
-    #[arg(long, default_value_t = 2400, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 3000, value_name = "SECONDS")]
     timeout: u64,
     /// Run only the test of exactly the name FILTER
     #[arg(long)]
