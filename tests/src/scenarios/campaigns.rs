@@ -6,39 +6,26 @@ use std::hash::{BuildHasher as _, RandomState};
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Failed, Trial};
 
-use crate::campaign::nft::{self, Tools};
 use crate::campaign::{self, Campaign, Outcome};
 use crate::processors::OneProcessor;
 
 /// Rulesets for legacy tables.
 const LEGACY: u64 = 50;
-/// Rulesets for nf_tables, of each of the tools: they take longer.
-const NF_TABLES: u64 = 30;
 
 pub(super) fn trials() -> Vec<Trial> {
     // In the machine's own network namespace: the kernel's log is set up there.
-    let trial = |name: &str, run: fn() -> Result<()>| {
-        Trial::test(name, move || {
-            run().map_err(|error| Failed::from(format!("{error:#}")))
-        })
-    };
-    vec![
-        trial("campaigns::legacy", || judged("legacy", LEGACY, campaign::run)),
-        trial("campaigns::iptables_nft", || {
-            judged("iptables-nft", NF_TABLES, |campaign| {
-                nft::run(campaign, Tools::Iptables)
-            })
-        }),
-        trial("campaigns::nft", || {
-            judged("nft", NF_TABLES, |campaign| nft::run(campaign, Tools::Native))
-        }),
-    ]
+    vec![Trial::test("campaigns::legacy", || {
+        legacy().map_err(|error| Failed::from(format!("{error:#}")))
+    })]
+}
+
+fn legacy() -> Result<()> {
+    let _alone = OneProcessor::new()?;
+    judged("legacy", LEGACY, campaign::run)
 }
 
 /// Runs a campaign, which prints what differs.
 fn judged(backend: &str, rulesets: u64, run: impl FnOnce(&Campaign) -> Result<Outcome>) -> Result<()> {
-    // One thing happens at a time.
-    let _alone = OneProcessor::new()?;
     let seed = match env::var("TRACER_TEST_SEED") {
         Ok(seed) => seed.parse().context("failed to read: TRACER_TEST_SEED")?,
         // Small enough to be typed.

@@ -110,7 +110,11 @@ pub(super) fn reported(runs: &[Run], numbers: &Numbers, first: u16) -> Result<Ac
                 (_, Verdict::Goto(chain)) => format!("goto {chain}"),
                 (_, Verdict::Final(verdict)) => verdict.clone(),
             };
-            text += &format!("  {label} {action} mark={}\n", mark(step.mark));
+            // The mark of a packet that is gone: 5.10 reads the freed memory, which may still have it (`nft_trace_notify`,
+            // `net/netfilter/nf_tables_trace.c`; later kernels do not look).
+            let is_gone = matches!(&step.verdict, Verdict::Final(verdict) if verdict == "STOLEN");
+            let mark = mark(step.mark.filter(|_| !is_gone));
+            text += &format!("  {label} {action} mark={mark}\n");
         }
         account.add(text, met(run), steps);
     }

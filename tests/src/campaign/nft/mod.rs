@@ -22,7 +22,7 @@ use fastrand::Rng;
 use serde_json::Value;
 
 use self::compare::Account;
-use self::monitor::{Monitor, Overflow};
+use self::monitor::{Endless, Monitor};
 use self::numbers::Numbers;
 use super::network::{Network, Right};
 use super::rules::{Family, Ruleset};
@@ -60,6 +60,8 @@ const LAST: u16 = 64002;
 /// The longest that tracer may take to tell of what has happened: for half a minute it waits for a packet that a rule
 /// has queued.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(45);
+/// Where the kernel reports more after that, and did so as lately as this, it will not end.
+const STILL: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Attempts at a ruleset for which the kernel leaves out runs of programs.
 const ATTEMPTS_MAX: usize = 3;
@@ -103,7 +105,7 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
                     started.elapsed().as_secs_f32()
                 );
             }
-            Err(error) if error.is::<Overflow>() => {
+            Err(error) if error.is::<Endless>() => {
                 outcome.endless += 1;
                 println!("ruleset {index}: {error:#}");
                 print!("{}", report::rerun(tools.backend(), campaign.seed, index));
@@ -333,7 +335,7 @@ fn whole_trial(
             Err(error) => error,
         };
         let left_out = observer.left_out()? - before;
-        let is_whole = left_out == 0 || error.is::<Overflow>();
+        let is_whole = left_out == 0 || error.is::<Endless>();
         if is_whole {
             // Whatever went wrong, what comes next is not to suffer from it.
             let said = observer.restart()?;
@@ -393,9 +395,13 @@ fn trial(
 
     // A journey is told when it is over, so the accounts become the same some time after the last packet.
     let end = Instant::now() + SETTLE_TIME_MAX;
+    let (mut runs, mut last) = (0, Instant::now());
     loop {
         monitor.read()?;
         observer.read()?;
+        if monitor.runs().len() > runs {
+            (runs, last) = (monitor.runs().len(), Instant::now());
+        }
         let journeys = &observer.journeys;
         let is_told = journeys.iter().any(|journey| compare::is_markers(journey, LAST));
         let reported = compare::reported(monitor.runs(), &numbers, FIRST)?;
@@ -416,6 +422,7 @@ fn trial(
             }
             _ if !is_over => thread::sleep(PAUSE),
             None => bail!("tracer does not tell of the last marker"),
+            Some(_) if Instant::now() >= end && last.elapsed() < STILL => return Err(Endless.into()),
             Some(difference) => bail!("different\n{difference}"),
         }
     }

@@ -99,18 +99,18 @@ pub(super) struct Packet {
     pub(super) ports: Option<(u16, u16)>,
 }
 
-/// The kernel had more messages than there was room for: rules can send a packet round and round, as where what comes in
-/// is copied, and the copy is routed to the machine itself.
+/// The kernel has more messages than there is room for, or does not come to an end: rules can send a packet round and
+/// round, as where what comes in is copied, and the copy is routed to the machine itself.
 #[derive(Debug)]
-pub(super) struct Overflow;
+pub(super) struct Endless;
 
-impl fmt::Display for Overflow {
+impl fmt::Display for Endless {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the kernel lost trace messages: the buffer is full")
+        f.write_str("packets go round without end")
     }
 }
 
-impl std::error::Error for Overflow {}
+impl std::error::Error for Endless {}
 
 /// Listens in the namespace that it was opened in.
 pub(super) struct Monitor {
@@ -159,7 +159,7 @@ impl Monitor {
             let len = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => len,
                 Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::ENOBUFS) => return Err(Overflow.into()),
+                Err(Errno::ENOBUFS) => return Err(Endless.into()),
                 Err(error) => return Err(error).context("failed to read: trace messages"),
             };
             let bytes = std::mem::take(&mut self.buffer);
