@@ -198,6 +198,20 @@ pub(crate) fn samples() -> Vec<Journey> {
     journeys.rest()
 }
 
+/// The journey of a packet that was delivered after these steps at INPUT, each with its chain, number and depth.
+pub(crate) fn delivered(steps: &[(&str, Kind, u32, Action, u16)]) -> Journey {
+    let mut passage = passage(1, 1, "filter", Hook::LocalIn, tcp(POD, 1, NODE, 2, 64));
+    let steps = steps.iter().map(|(chain, kind, number, action, depth)| Step {
+        depth: *depth,
+        ..step(&passage, chain, *kind, *number, action.clone())
+    });
+    passage.steps = steps.collect();
+    let mut journeys = Journeys::default();
+    journeys.passage(passage);
+    journeys.end(&end(1, 1, Fate::Consumed), |_| None);
+    journeys.rest().remove(0)
+}
+
 fn changes(journey: &Journey) -> Vec<String> {
     let words = |change: &Change| format!("{} {}/{:?}", change.what, change.passage, change.step);
     journey.changes.iter().map(words).collect()

@@ -66,17 +66,19 @@ fn render(journey: &Journey, width: Option<usize>) -> String {
     );
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{}\n", fit(format!("#{} {packet}", journey.number)));
-    let mut first = true;
-    for node in way(journey) {
-        if !first {
-            text.push_str("      |\n");
-            for note in node.notes_before() {
-                let _ = writeln!(text, "{}", fit(format!("      |  {}", printable(note))));
-            }
-            text.push_str("      V\n");
+    let arrow = |text: &mut String, notes: &[String]| {
+        text.push_str("      |\n");
+        for note in notes {
+            let _ = writeln!(text, "{}", fit(format!("      |  {}", printable(note))));
         }
-        first = false;
-        let line = match &node {
+        text.push_str("      V\n");
+    };
+    let way = way(journey);
+    for (number, node) in way.nodes.iter().enumerate() {
+        if number > 0 || !node.notes_before().is_empty() {
+            arrow(&mut text, node.notes_before());
+        }
+        let line = match node {
             Node::Device { name, into: true, .. } => format!("  --> {name}"),
             Node::Device { name, .. } => format!("  {name} -->"),
             Node::Chain {
@@ -90,6 +92,9 @@ fn render(journey: &Journey, width: Option<usize>) -> String {
             }
         };
         let _ = writeln!(text, "{}", fit(printable(&line)));
+    }
+    if !way.after.is_empty() {
+        arrow(&mut text, &way.after);
     }
     let by = journey.dropped_by().map(|rule| format!(" by {}", rule.label));
     let end = format!("  = {}{}", fate(journey), by.unwrap_or_default());

@@ -47,7 +47,8 @@ fn render(journey: &Journey) -> String {
         label(&format!("#{} {packet}", journey.number))
     );
     let mut from = "start".to_owned();
-    for (number, node) in way(journey).iter().enumerate() {
+    let way = way(journey);
+    for (number, node) in way.nodes.iter().enumerate() {
         let id = format!("n{number}");
         arrow(&mut text, &from, &id, node.notes_before());
         let _ = match node {
@@ -73,7 +74,7 @@ fn render(journey: &Journey) -> String {
     }
     let by = journey.dropped_by().map(|rule| format!(" by {}", rule.label));
     let end = format!("{}{}", fate(journey), by.unwrap_or_default());
-    arrow(&mut text, &from, "stop", &[]);
+    arrow(&mut text, &from, "stop", &way.after);
     let _ = writeln!(text, "  stop([\"{}\"])", label(&end));
     for (number, why) in journey.partial.iter().enumerate() {
         let _ = writeln!(

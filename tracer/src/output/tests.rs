@@ -9,7 +9,15 @@ use pcap_file::pcapng::{Block, PcapNgReader, blocks::enhanced_packet::EnhancedPa
 use serde_json::Value;
 
 use super::*;
-use crate::journey::{nodes, tests::samples};
+use crate::{
+    journey::{
+        nodes,
+        tests::{delivered, samples},
+    },
+    passage::Action,
+    ruleset::Kind,
+    traversal::Verdict,
+};
 
 /// Collects what is written.
 #[derive(Clone, Default)]
@@ -209,11 +217,95 @@ fn a_drawing_goes_from_chain_to_chain() {
         last,
         "TCP 192.168.199.34:1 > 10.244.3.3:2 SYN\n\n  --> eth0\n      |\n      V\n  [filter] FORWARD\n      |\n      \
          |  rule 1\n      V\n  [filter] cali-FORWARD\n      |\n      |  rule 4\n      V\n  [filter] cali-tw-cali1  \
-         (to the workload at cali1)\n  = rejected by filter:cali-tw-cali1:rule:2\n\n"
+         (to the workload at cali1)\n      |\n      |  rule 2: REJECT\n      V\n  \
+         = rejected by filter:cali-tw-cali1:rule:2\n\n"
     );
     let mermaid = text(Format::Mermaid, None);
     assert_eq!(mermaid.matches("```mermaid\nflowchart TD\n").count(), 3);
     assert!(mermaid.contains("n2 -- \"rule 4\" --> n3"), "{mermaid}");
+}
+
+#[test]
+fn a_chain_that_was_left_with_nothing_done_is_not_drawn_nor_is_the_rule_that_called_it() {
+    let jump = |chain, number, to: &str, depth| (chain, Kind::Rule, number, Action::Jump(to.into()), depth);
+    let goto = |chain, number, to: &str, depth| (chain, Kind::Rule, number, Action::Goto(to.into()), depth);
+    let back = |chain, number, depth| (chain, Kind::Return, number, Action::Return, depth);
+    let log = Action::Target {
+        name: "LOG".into(),
+        verdict: None,
+    };
+    let log = ("FW-A", Kind::Rule, 2, log, 1);
+    let policy = ("INPUT", Kind::Policy, 2, Action::Verdict(Verdict::Accept), 0);
+    let by_policy = "  [filter] INPUT\n      |\n      |  policy 2: ACCEPT\n      V\n  = delivered\n\n";
+    let into = "  [filter] INPUT\n      |\n      |  rule 1\n      V\n  [filter] FW-A\n      |\n";
+    let policy_edges = ["start --> n0", "n0 -- \"policy 2: ACCEPT\" --> stop"];
+    for (steps, drawing, edges) in [
+        (
+            &[
+                jump("INPUT", 1, "FW-A", 0),
+                jump("FW-A", 1, "FW-B", 1),
+                back("FW-B", 1, 2),
+                back("FW-A", 2, 1),
+                policy.clone(),
+            ][..],
+            by_policy.to_owned(),
+            &policy_edges[..],
+        ),
+        (
+            &[jump("INPUT", 1, "FW-A", 0), back("FW-A", 1, 1), policy.clone()],
+            by_policy.to_owned(),
+            &policy_edges,
+        ),
+        // The end of what a goto went to is the end of the chain that it left.
+        (
+            &[
+                jump("INPUT", 1, "FW-A", 0),
+                goto("FW-A", 1, "FW-B", 1),
+                back("FW-B", 1, 1),
+                policy.clone(),
+            ],
+            by_policy.to_owned(),
+            &policy_edges,
+        ),
+        (
+            &[
+                jump("INPUT", 1, "FW-A", 0),
+                jump("FW-A", 1, "FW-B", 1),
+                back("FW-B", 1, 2),
+                log,
+                back("FW-A", 3, 1),
+                policy,
+            ],
+            format!("{into}      |  rule 2: LOG\n      V\n{by_policy}"),
+            &[
+                "start --> n0",
+                "n0 -- \"rule 1\" --> n1",
+                "n1 -- \"rule 2: LOG\" --> n2",
+                "n2 -- \"policy 2: ACCEPT\" --> stop",
+            ],
+        ),
+        // What came then is not known.
+        (
+            &[jump("INPUT", 1, "FW-A", 0), jump("FW-A", 1, "FW-B", 1)],
+            format!("{into}      |  rule 1: jump FW-B\n      V\n  = delivered\n\n"),
+            &[
+                "start --> n0",
+                "n0 -- \"rule 1\" --> n1",
+                "n1 -- \"rule 1: jump FW-B\" --> stop",
+            ],
+        ),
+    ] {
+        let journey = [delivered(steps)];
+        let written = |format| String::from_utf8(written_of(format, None, &journey)).unwrap();
+        assert_eq!(
+            written(Format::Diagram),
+            format!("#1 TCP 10.244.3.3:1 > 192.168.199.34:2 SYN\n\n{drawing}")
+        );
+        let chart = written(Format::Mermaid);
+        let lines = chart.lines().map(str::trim);
+        let arrows: Vec<&str> = lines.filter(|line| line.contains("-->")).collect();
+        assert_eq!(arrows, edges, "{chart}");
+    }
 }
 
 #[test]

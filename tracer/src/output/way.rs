@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::words::{author, device};
 use crate::{
     journey::{Change, Journey},
-    passage::Action,
+    passage::{Action, Passage},
     ruleset::Kind,
     traversal::{Device, Hook, Traversal},
 };
@@ -44,9 +44,18 @@ impl Node {
     }
 }
 
-/// The places on a packet's way. A chain that was empty is left out, and so is coming back to a chain in which nothing
-/// more happened.
-pub(super) fn way(journey: &Journey) -> Vec<Node> {
+/// A packet's way.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// The places, in order.
+    pub(super) nodes: Vec<Node>,
+    /// What happened behind the last one.
+    pub(super) after: Vec<String>,
+}
+
+/// The places on a packet's way. A chain in which nothing happened is left out with the rule that called it, and so is
+/// coming back to a chain in which nothing more happened.
+pub(super) fn way(journey: &Journey) -> Way {
     let mut nodes = Vec::new();
     let mut notes: Vec<String> = Vec::new();
     let mut known_in = None;
@@ -68,17 +77,14 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
             .filter(|change| change.passage == index)
             .collect();
         let mut last: Option<(&str, u16)> = None;
-        for (place, step) in passage.steps.iter().enumerate() {
+        let drawn = drawn(passage, &changes);
+        for (index, &place) in drawn.iter().enumerate() {
+            let step = &passage.steps[place];
             let made: Vec<String> = changes
                 .iter()
                 .filter(|change| change.step == Some(place))
                 .map(|change| change.what.to_string())
                 .collect();
-            let silent = made.is_empty() && step.kind == Kind::Return && step.action == Action::Return;
-            if silent && last != Some((&step.chain, step.depth)) {
-                // An empty chain, or one in which no rule matched: nothing happened there.
-                continue;
-            }
             if last != Some((&step.chain, step.depth)) {
                 nodes.push(Node::Chain {
                     table: traversal.table.clone(),
@@ -88,14 +94,13 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
                 });
                 last = Some((&step.chain, step.depth));
             }
-            if silent {
-                continue;
-            }
+            let next = drawn.get(index + 1).map(|next| &passage.steps[*next].chain);
             let number = step
                 .number
                 .map_or_else(String::new, |number| format!(" {number}"));
             let what = match &step.action {
-                Action::Jump(_) | Action::Goto(_) if made.is_empty() => String::new(),
+                // The arrow leads there.
+                Action::Jump(to) | Action::Goto(to) if made.is_empty() && next == Some(to) => String::new(),
                 action => format!(": {action}"),
             };
             let made = if made.is_empty() {
@@ -106,6 +111,14 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
             notes.push(format!("{}{number}{what}{made}", step.kind));
         }
         if let Some(hotdrop) = &passage.hotdrop {
+            if last.is_none() {
+                nodes.push(Node::Chain {
+                    table: traversal.table.clone(),
+                    chain: Arc::clone(&passage.chain),
+                    meaning: None,
+                    before: std::mem::take(&mut notes),
+                });
+            }
             notes.push(format!("dropped by a match of {}", hotdrop.label));
         }
         for change in changes.iter().filter(|change| change.step.is_none()) {
@@ -132,7 +145,33 @@ pub(super) fn way(journey: &Journey) -> Vec<Node> {
             notes.push(joint.words(behind));
         }
     }
-    nodes
+    Way { nodes, after: notes }
+}
+
+/// The places of the steps that are drawn: all but returns, and calls of chains that were left with nothing done there.
+/// A goto does not come back, so the end of the chain that it went to is that of the chain that it left, too.
+fn drawn(passage: &Passage, changes: &[&Change]) -> Vec<usize> {
+    let changes_at = |place| changes.iter().any(|change| change.step == Some(place));
+    let mut drawn = Vec::new();
+    for (place, step) in passage.steps.iter().enumerate() {
+        if changes_at(place) || step.kind != Kind::Return || step.action != Action::Return {
+            drawn.push(place);
+            continue;
+        }
+        let mut left = &step.chain;
+        while let Some(&call) = drawn.last()
+            && let Action::Jump(to) | Action::Goto(to) = &passage.steps[call].action
+            && to == left
+            && !changes_at(call)
+        {
+            drawn.pop();
+            if matches!(passage.steps[call].action, Action::Jump(_)) {
+                break;
+            }
+            left = &passage.steps[call].chain;
+        }
+    }
+    drawn
 }
 
 /// A device with its node, where there are several, or its namespace, where that has a name, and whoever has its other
