@@ -11,7 +11,10 @@ use std::{
 };
 
 use clap::ValueEnum as _;
-use tracer::output::Format;
+use tracer::{
+    output::Format,
+    recording::{Entry, Host, Item, Reader, Writer},
+};
 
 /// Set by `cargo xtask golden`: the files are written, not compared.
 const RENEW: &str = "TRACER_GOLDEN_RENEW";
@@ -46,6 +49,30 @@ fn shown(arguments: &[&str]) -> String {
 
 fn recording() -> String {
     fixture("golden/nodeport-local.rec").display().to_string()
+}
+
+/// What another tracer would have recorded on the same machine: the same, but for its header.
+fn other_recording() -> Vec<u8> {
+    let bytes = fs::read(recording()).expect("no recording");
+    let reader = Reader::open(&bytes[..]).expect("no recording");
+    let host = Host {
+        clock_offset_ns: reader.host().clock_offset_ns + 1,
+        ..reader.host().clone()
+    };
+    let mut writer = Writer::new(Vec::new(), &host).expect("failed to write");
+    for item in reader {
+        match item {
+            Item::Entry(Entry::Record(bytes)) => writer.record(&bytes),
+            Item::Entry(Entry::Table(table)) => writer.table(table.netns, table.generation, &table.rules),
+            Item::Entry(Entry::Device(device)) => writer.device(&device),
+            Item::Entry(Entry::Place(place)) => writer.place(&place),
+            Item::Entry(Entry::Function(function)) => writer.function(&function),
+            Item::Entry(Entry::Counted(counted)) => writer.counted(&counted),
+            Item::Entry(Entry::End(end)) => return writer.finish(&end).expect("failed to write"),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("no end");
 }
 
 /// `table:chain:kind:number`
@@ -169,14 +196,51 @@ fn filters_choose_from_it() {
 #[test]
 fn two_recordings_are_merged_and_each_line_says_whose_it_is() {
     let directory = tempfile::tempdir().unwrap();
-    let copy = directory.path().join("other.rec").display().to_string();
-    fs::copy(recording(), &copy).unwrap();
+    let other = directory.path().join("other.rec").display().to_string();
+    fs::write(&other, other_recording()).unwrap();
     let alone = shown(&[&recording(), "--format", "tables"]);
-    let both = shown(&[&recording(), &copy, "--format", "tables"]);
+    let both = shown(&[&recording(), &other, "--format", "tables"]);
     assert_eq!(both.lines().count(), 2 * alone.lines().count());
     assert_eq!(both.matches("other.rec").count(), alone.lines().count());
     let times: Vec<&str> = both.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(times.is_sorted(), "{both}");
+}
+
+#[test]
+fn a_recording_is_not_counted_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (one, copy, cut, link) = (
+        path("one.rec"),
+        path("copy.rec"),
+        path("cut.rec"),
+        path("link.rec"),
+    );
+    let bytes = fs::read(recording()).unwrap();
+    fs::write(&one, &bytes).unwrap();
+    fs::write(&copy, &bytes).unwrap();
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    fs::hard_link(&one, &link).unwrap();
+    let same_path = path("./one.rec");
+    for (second, how) in [
+        (&one, "the same file as"),
+        (&same_path, "the same file as"),
+        (&link, "the same file as"),
+        (&copy, "a copy of"),
+        (&cut, "a copy of"),
+    ] {
+        let output = show(&[&one, second, "--format", "tables"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(output.stdout.is_empty(), "{second}");
+        assert_eq!(
+            said,
+            format!(
+                "error: failed to open: recording {second}: {how} {one}\n\
+                 hint: leave out one of them, the shorter one if they differ: every packet would be counted twice\n"
+            )
+        );
+    }
 }
 
 #[test]
@@ -296,13 +360,13 @@ fn mistakes_are_explained() {
 }
 
 #[test]
-fn a_recording_with_itself_is_not_joined() {
+fn what_two_tracers_of_one_machine_recorded_is_not_joined() {
     let directory = tempfile::tempdir().unwrap();
-    let copy = directory.path().join("other.rec").display().to_string();
-    fs::copy(recording(), &copy).unwrap();
+    let other = directory.path().join("other.rec").display().to_string();
+    fs::write(&other, other_recording()).unwrap();
     let count = |text: &str| text.lines().filter(|line| line.starts_with('#')).count();
     let alone = shown(&[&recording(), "--format", "tree"]);
-    let both = shown(&[&recording(), &copy, "--format", "tree"]);
+    let both = shown(&[&recording(), &other, "--format", "tree"]);
     assert_eq!(count(&both), 2 * count(&alone));
     assert!(!both.contains("--> on to"), "{both}");
 }

@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{self, Read, Write as _},
     net::IpAddr,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::Arc,
 };
@@ -78,7 +79,21 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
         })?;
     let mut recordings = Vec::new();
     for (number, file) in files.iter().enumerate() {
+        let found = identity(file);
+        let before = &files[..number];
+        if let Some(other) = before
+            .iter()
+            .find(|other| found.is_some() && identity(other) == found)
+        {
+            return Err(twice(file, "the same file as", other));
+        }
         let reader = open(file)?;
+        if let Some(other) = recordings
+            .iter()
+            .find(|other: &&Recording| other.reader.is_same(&reader))
+        {
+            return Err(twice(file, "a copy of", &other.file));
+        }
         recordings.push(Recording {
             file: file.clone(),
             number: u32::try_from(number).unwrap_or(u32::MAX),
@@ -147,6 +162,21 @@ fn files_and_expression(words: &[String]) -> (&[String], &[String]) {
     let is_file = |word: &String| word == "-" || Path::new(word).exists();
     let further = words.iter().skip(1).take_while(|word| is_file(word)).count();
     words.split_at((1 + further).min(words.len()))
+}
+
+/// Which file it is, whatever it is called.
+fn identity(file: &str) -> Option<(u64, u64)> {
+    let path = if file == "-" { "/dev/stdin" } else { file };
+    fs::metadata(path).map(|file| (file.dev(), file.ino())).ok()
+}
+
+/// One recording was named twice.
+fn twice(file: &str, how: &str, other: &str) -> Failure {
+    Failure::hinted(
+        Exit::Usage,
+        anyhow!("failed to open: recording {file}: {how} {other}"),
+        "leave out one of them, the shorter one if they differ: every packet would be counted twice",
+    )
 }
 
 fn open(file: &str) -> Result<Reader<Box<dyn Read>>, Failure> {

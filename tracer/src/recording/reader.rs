@@ -123,6 +123,8 @@ pub enum Item {
 pub struct Reader<R> {
     bytes: Bytes<R>,
     host: Host,
+    /// The header of the frame behind the host's, where there is one.
+    second: Option<Header>,
     /// The entries of the frame that is being read, and how many bytes of them were taken.
     entries: Vec<u8>,
     taken: usize,
@@ -173,6 +175,8 @@ impl<R: Read> Reader<R> {
         }
         Ok(Self {
             taken: entries.len() - rest.len(),
+            // What cannot be read now is told when it is come to.
+            second: bytes.header().ok().flatten(),
             bytes,
             host: *host,
             entries,
@@ -188,6 +192,17 @@ impl<R: Read> Reader<R> {
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Whether both are of one recording, whole or cut off: they were made at the same time on the same machine by the
+    /// same command, and begin with the same entries as far as both have them.
+    #[must_use]
+    pub fn is_same<S>(&self, other: &Reader<S>) -> bool {
+        let begin_same = match (self.second, other.second) {
+            (Some(own), Some(theirs)) if own.number == theirs.number => own == theirs,
+            _ => true,
+        };
+        self.host == other.host && begin_same
     }
 
     /// Entries that were skipped because this build does not know them, by tag.

@@ -151,6 +151,34 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn a_copy_is_known_whole_or_cut_off_and_no_other_recording_is_taken_for_one() {
+    let bytes = recording();
+    let whole = Reader::open(&bytes[..]).unwrap();
+    for len in [
+        bytes.len(),
+        bytes.len() - 1,
+        frames(&bytes)[1] + 3,
+        frames(&bytes)[1],
+    ] {
+        assert!(whole.is_same(&Reader::open(&bytes[..len]).unwrap()), "{len}");
+    }
+    let with = |host: &Host, number| {
+        let mut writer = Writer::new(Vec::new(), host).unwrap();
+        writer.record(&record(number));
+        writer.finish(&End::default()).unwrap()
+    };
+    let later = Host {
+        clock_offset_ns: host().clock_offset_ns + 1,
+        ..host()
+    };
+    let one = with(&host(), 1);
+    for other in [with(&host(), 2), with(&later, 1)] {
+        let one = Reader::open(&one[..]).unwrap();
+        assert!(!one.is_same(&Reader::open(&other[..]).unwrap()));
+    }
+}
+
+#[test]
 fn rules_of_nf_tables_are_read_with_their_places_and_texts() {
     use crate::nftables::{
         Base, Chain, Changes, Family, Rule, Ruleset, Statement, Table, explain::Rules as NftablesRules,
