@@ -271,6 +271,55 @@ fn what_is_whole_of_a_damaged_recording_is_shown() {
 }
 
 #[test]
+fn a_recording_without_its_end_tells_only_what_was_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("killed.rec").display().to_string();
+    let bytes = fs::read(recording()).unwrap();
+    let entries: Vec<Entry> = Reader::open(&bytes[..])
+        .unwrap()
+        .filter_map(|item| match item {
+            Item::Entry(entry) => Some(entry),
+            Item::Damage(_) => None,
+        })
+        .collect();
+    let Some(Entry::End(end)) = entries.last() else {
+        panic!("no end");
+    };
+    let host = Reader::open(&bytes[..]).unwrap().host().clone();
+    let said_of = |is_counted: bool| {
+        let mut file = Vec::new();
+        let mut writer = Writer::new(&mut file, &host).unwrap();
+        for entry in &entries {
+            if let Entry::Record(bytes) = entry {
+                writer.record(bytes);
+            }
+        }
+        if is_counted {
+            writer.counted(&end.counted);
+        }
+        writer.flush().unwrap();
+        fs::write(&path, &file).unwrap();
+        let output = show(&[&path, "--format", "tables"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        assert!(said.contains("killed.rec ends before its trace did: "), "{said}");
+        assert!(!said.contains("lost while recording"), "{said}");
+        said
+    };
+    let counted = format!(
+        "killed.rec: {} traversals recorded when they were counted last, nothing lost until then",
+        end.counted.traversals
+    );
+    let said = said_of(true);
+    assert!(said.contains(&counted), "{said}");
+    let said = said_of(false);
+    assert!(
+        said.contains("killed.rec: what was lost while it was recorded is not known\n"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_comes_behind_the_end_is_told() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("longer.rec").display().to_string();
