@@ -349,6 +349,35 @@ fn a_filter_that_nothing_matches_is_told() {
 }
 
 #[test]
+fn each_output_has_a_file_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, other) = (directory.path().join("x"), directory.path().join("./x"));
+    let (one, other) = (
+        format!("json:{}", one.display()),
+        format!("line:{}", other.display()),
+    );
+    for outputs in [[&one, &other], [&"tree:-".to_owned(), &"json:-".to_owned()]] {
+        let output = show(&[&recording(), "--output", outputs[0], "--output", outputs[1]]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("two --output would both go there"), "{said}");
+    }
+    let files = ["json:/dev/null", "line:/dev/null"];
+    shown(&[&recording(), "--output", files[0], "--output", files[1]]);
+}
+
+#[test]
+fn where_tables_are_left_out_it_is_not_said_what_became_of_a_packet() {
+    let all = shown(&[&recording(), "--format", "tree"]);
+    assert!(all.contains("= sent by "), "{all}");
+    let some = shown(&[&recording(), "--format", "tree", "-t", "nat"]);
+    assert!(
+        !some.contains("= sent by ") && some.contains("= accepted"),
+        "{some}"
+    );
+}
+
+#[test]
 fn a_recording_is_not_written_over() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("only.rec").display().to_string();

@@ -44,14 +44,17 @@ pub(super) struct Observer {
     losses: u64,
 }
 
-/// The kernel logged more than its buffer holds. Rules can send a packet round and round, as where what comes in is
+/// Lines of one ruleset; they are some thousands at most, unless they do not come to an end.
+const LINES_MAX: usize = 40_000;
+
+/// The kernel logged more than its buffer holds, or than its packets can have met. Rules can send a packet round and round, as where what comes in is
 /// copied, and the copy is routed to the machine itself.
 #[derive(Debug)]
 pub(super) struct Overrun(Vec<String>);
 
 impl fmt::Display for Overrun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the kernel logged more than its buffer holds, most of it of")?;
+        f.write_str("packets go round without end, most lines are of")?;
         self.0.iter().try_for_each(|packet| write!(f, "\n{packet}"))
     }
 }
@@ -136,13 +139,13 @@ impl Observer {
     /// Takes what has come; often enough that the kernel's buffer does not wrap around.
     pub(super) fn read(&mut self) -> Result<()> {
         let mut logged = Vec::new();
-        let is_whole = self.log.read_into(&mut logged)?;
+        let is_whole = self.log.read_into(&mut logged, LINES_MAX)?;
         if !is_whole {
-            self.log.read_into(&mut logged)?;
+            self.log.read_into(&mut logged, LINES_MAX)?;
         }
         logged.retain(|line| line.starts_with("TRACE: "));
         self.kernel.append(&mut logged);
-        if !is_whole {
+        if !is_whole || self.kernel.len() >= LINES_MAX {
             return Err(Overrun(most_logged(&self.kernel)).into());
         }
         self.output

@@ -31,6 +31,8 @@ fn judged(backend: &str, rulesets: u64, run: impl FnOnce(&Campaign) -> Result<Ou
         // Small enough to be typed.
         Err(_) => RandomState::new().hash_one(0) % 1_000_000_000,
     };
+    // Should the machine not survive it.
+    eprintln!("{backend}: --seed {seed}");
     let outcome = run(&Campaign {
         seed,
         rulesets,

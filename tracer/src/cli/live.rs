@@ -105,24 +105,30 @@ impl Live {
     pub(super) fn new(args: &TraceArgs, wanted: Wanted, machine: &Machine) -> Result<Self, Failure> {
         let own_netns = netns_inode(Path::new("/proc/self/ns/net")).ok();
         let clock = Clock::system();
-        let recorder = match &args.write {
-            Some(path) if path.as_os_str() == "-" && to_stdout(args) => {
-                let error = anyhow!("--write - and results would both go to standard output");
-                return Err(Failure::usage(error));
-            }
-            Some(path) => Some(Recorder::create(path, &clock, own_netns)?),
-            None => None,
-        };
-        if let Some(path) = &args.write {
-            results::spare(&args.output, &[path])?;
+        let write = args.write.as_deref();
+        if write.is_some_and(|path| path.as_os_str() == "-") && to_stdout(args) {
+            let error = anyhow!("--write - and results would both go to standard output");
+            return Err(Failure::usage(error));
         }
-        let only_kept = recorder.is_some() && args.format.is_none() && args.output.is_empty();
-        let context = results::context(Homes::of([own_netns]), clock);
+        // One that is there already.
+        results::spare(&args.output, write.as_slice())?;
+        let only_kept = write.is_some() && args.format.is_none() && args.output.is_empty();
+        let context = results::context(Homes::of([own_netns]), clock.clone());
         let results = if only_kept {
             None
         } else {
-            Some(Results::open(args.format, &args.output, &context, args.count)?)
+            let mut results = Results::open(args.format, &args.output, &context, args.count)?;
+            if wanted.leaves_out_tables() {
+                results.leave_out_tables();
+            }
+            Some(results)
         };
+        // One that an output has made. A recording is the last to be made: where one remained, what failed could not
+        // be tried again.
+        results::spare(&args.output, write.as_slice())?;
+        let recorder = write
+            .map(|path| Recorder::create(path, &clock, own_netns))
+            .transpose()?;
         let shows_rules =
             recorder.is_some() || args.verify || results.as_ref().is_some_and(Results::show_rules);
         let shows_texts = recorder.is_some() || results.as_ref().is_some_and(Results::show_texts);

@@ -66,6 +66,35 @@ pub fn spare(destinations: &[Destination], files: &[&Path]) -> Result<(), Failur
     Ok(())
 }
 
+/// Refuses a destination that is one of those before it, which are open.
+fn one_each(before: &[Destination], destination: &Destination) -> Result<(), Failure> {
+    let place = |destination: &Destination| {
+        destination.file.as_deref().map(|file| {
+            fs::metadata(file)
+                .map(|file| (file.dev(), file.ino(), file.is_file()))
+                .ok()
+        })
+    };
+    let is_twice = match place(destination) {
+        None => before.iter().any(|other| other.file.is_none()),
+        // A terminal or the null device takes both.
+        Some(Some((_, _, true))) => before.iter().any(|other| place(other) == place(destination)),
+        Some(_) => false,
+    };
+    if !is_twice {
+        return Ok(());
+    }
+    let place = destination
+        .file
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), |file| file.display().to_string());
+    Err(Failure::hinted(
+        Exit::Usage,
+        anyhow!("failed to write: {place}: two --output would both go there"),
+        "give each a file of its own",
+    ))
+}
+
 impl FromStr for Destination {
     type Err = String;
 
@@ -179,8 +208,9 @@ impl Results {
             destinations
         };
         let mut sinks = Vec::new();
-        for destination in destinations {
+        for (index, destination) in destinations.iter().enumerate() {
             sinks.push(Sink::open(destination, format, context.clone())?);
+            one_each(&destinations[..index], destination)?;
         }
         let of_journeys = |sink: &Sink| sink.format.shows() == Unit::Journey;
         let journeys = sinks.iter().any(of_journeys).then(Journeys::default);
@@ -193,6 +223,14 @@ impl Results {
             shown_max,
             state: State::Open,
         })
+    }
+
+    /// Some tables are left out, so they say nothing of what became of a packet.
+    pub fn leave_out_tables(&mut self) {
+        let others = self.nodes.as_mut().map(|nodes| &mut nodes.others);
+        for journeys in self.journeys.iter_mut().chain(others) {
+            journeys.leave_out_tables();
+        }
     }
 
     /// Joins journeys of several nodes: they are written when nothing comes any more.

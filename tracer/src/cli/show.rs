@@ -129,6 +129,9 @@ pub fn run(args: &ShowArgs) -> Result<Exit, Failure> {
     if recordings.len() > 1 {
         results.join_nodes();
     }
+    if wanted.leaves_out_tables() || recordings.iter().any(Recording::leaves_out_tables) {
+        results.leave_out_tables();
+    }
     for recording in &mut recordings {
         recording.others = results.joins_nodes();
     }
@@ -300,6 +303,13 @@ impl Shown {
 impl Recording {
     fn host(&self) -> &Host {
         self.reader.host()
+    }
+
+    /// Whether the trace left out tables: its flags said so.
+    fn leaves_out_tables(&self) -> bool {
+        let flags = ["--hook", "--table", "-t"];
+        let mut words = self.host().command.iter();
+        words.any(|word| flags.iter().any(|flag| word.starts_with(flag)))
     }
 
     /// The next traversal or end that is to be shown. A traversal is explained at once: what the recording knows of rules is what

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
 use tokio::{
     io::{
@@ -134,6 +134,7 @@ pub fn run(args: &TraceArgs, machine: &Machine) -> Result<(), Failure> {
     for doubt in doubts(&wanted, Present::of(&wanted, plan.nftables).as_ref()) {
         let _ = writeln!(io::stderr(), "{doubt}");
     }
+    args.ready_file.as_deref().map_or(Ok(()), ReadyFile::make_room)?;
     let live = Live::new(args, wanted, machine)?;
     plan.filter.ends = u8::from(live.needs_ends());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -370,8 +371,38 @@ const MOMENT: Duration = Duration::from_millis(50);
 struct ReadyFile<'a>(&'a Path);
 
 impl<'a> ReadyFile<'a> {
-    /// Creates the file whole, so that whoever sees it can rely on it. Replaces one that an earlier run left.
+    /// Removes the file that an earlier run left, when it was killed: until there is one again, nothing is ready. Any
+    /// other file is somebody's.
+    fn make_room(path: &'a Path) -> Result<(), Failure> {
+        let is_ours = match fs::read(path) {
+            Ok(text) => text
+                .strip_suffix(b"\n")
+                .is_some_and(|id| !id.is_empty() && id.iter().all(u8::is_ascii_digit)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(_) => false,
+        };
+        if !is_ours {
+            return Err(Failure::hinted(
+                Exit::Usage,
+                anyhow!(
+                    "failed to create: ready file {}: it exists, and no trace made it",
+                    path.display()
+                ),
+                "it is created when the trace is ready and removed at its end: name a file that does not exist",
+            ));
+        }
+        fs::remove_file(path)
+            .with_context(|| format!("failed to remove: ready file {}", path.display()))
+            .map_err(Failure::from)
+    }
+
+    /// Creates the file whole, so that whoever sees it can rely on it.
     fn create(path: &'a Path) -> anyhow::Result<Self> {
+        ensure!(
+            !path.exists(),
+            "failed to create: ready file {}: something else is written there",
+            path.display()
+        );
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let said = || format!("failed to create: ready file {}", path.display());
@@ -384,5 +415,30 @@ impl<'a> ReadyFile<'a> {
 impl Drop for ReadyFile<'_> {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ready_file_takes_the_place_of_one_that_a_trace_left_and_of_no_other_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ready");
+        ReadyFile::make_room(&path).unwrap();
+        drop(ReadyFile::create(&path).unwrap());
+        assert!(!path.exists());
+
+        fs::write(&path, "4711\n").unwrap();
+        ReadyFile::make_room(&path).unwrap();
+        assert!(!path.exists());
+
+        for text in ["precious\n", "4711", ""] {
+            fs::write(&path, text).unwrap();
+            assert!(ReadyFile::make_room(&path).is_err(), "{text}");
+            assert!(ReadyFile::create(&path).is_err(), "{text}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 }

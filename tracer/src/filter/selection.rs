@@ -39,6 +39,12 @@ impl Wanted {
         self.families != Families::ALL || self.rest.is_some() || self.filter != Filter::EVERYTHING
     }
 
+    /// Whether it leaves out tables of the packets that are followed.
+    #[must_use]
+    pub fn leaves_out_tables(&self) -> bool {
+        self.filter.hooks != Filter::EVERYTHING.hooks || self.filter.tables_len > 0
+    }
+
     /// Whether packets are followed that do not satisfy it, because another one of their connection does.
     #[must_use]
     pub fn follows_connections(&self) -> bool {

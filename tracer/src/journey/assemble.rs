@@ -44,6 +44,8 @@ pub struct Journeys {
     fragments: Fragments,
     last_number: u64,
     counts: Counts,
+    /// Whether the filter leaves tables out.
+    some_tables: bool,
 }
 
 /// What was joined so far.
@@ -98,6 +100,11 @@ impl Journeys {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.open.is_empty() && self.over.is_empty()
+    }
+
+    /// Some tables do not come, whatever packets met there: what became of a packet is told as far as the others show it.
+    pub fn leave_out_tables(&mut self) {
+        self.some_tables = true;
     }
 
     /// Takes a passage; those of one packet come in their order.
@@ -280,7 +287,7 @@ impl Journeys {
         // An idle journey waits no longer: `at_ns` is the time now, and what is due is taken in order.
         let due_ns = at_ns.saturating_add(SETTLE_NS);
         let due_ns = self.over.back().map_or(due_ns, |(last, _)| due_ns.max(*last));
-        self.over.push_back((due_ns, open.journey()));
+        self.over.push_back((due_ns, open.journey(self.some_tables)));
     }
 }
 
@@ -308,7 +315,7 @@ impl Open {
         now_ns.saturating_sub(self.seen_ns) > patience_ns
     }
 
-    fn journey(self) -> Journey {
+    fn journey(self, some_tables: bool) -> Journey {
         let mut partial = Vec::new();
         let (ended_ns, ending, passes) = match self.end {
             Some((ended_ns, ending, passes)) => (Some(ended_ns), ending, passes),
@@ -339,7 +346,7 @@ impl Open {
                 partial.push("not followed beyond this table: too many packets at once".to_owned());
             }
         }
-        let outcome = Outcome::of(&self.passages, &ending);
+        let outcome = Outcome::of(&self.passages, &ending, some_tables);
         Journey {
             number: self.number,
             changes: changes::find(&self.passages, &self.flows, &outcome),

@@ -196,7 +196,7 @@ impl Journey {
     /// The rule that sent it to the queue at which, or behind which, it was dropped.
     #[must_use]
     pub fn queued_by(&self) -> Option<RuleRef> {
-        let Outcome::DroppedByHook { function } = &self.outcome else {
+        let Outcome::DroppedByHook { function, .. } = &self.outcome else {
             return None;
         };
         let last = self.last();

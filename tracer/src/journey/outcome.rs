@@ -21,6 +21,8 @@ pub enum Outcome {
     DroppedByHook {
         /// The function of the kernel.
         function: String,
+        /// Whether tables were left out, so that it may have been one of them.
+        some_tables: bool,
     },
     /// The tables accepted it, but the kernel dropped it elsewhere.
     DroppedByKernel {
@@ -66,8 +68,8 @@ impl Outcome {
         }
     }
 
-    /// Of a journey that is over.
-    pub(super) fn of(passages: &[Passage], ending: &Ending) -> Self {
+    /// Of a journey that is over. Where only some tables are known the last one need not be the last that it met.
+    pub(super) fn of(passages: &[Passage], ending: &Ending, some_tables: bool) -> Self {
         let Some((index, last)) = passages.iter().enumerate().next_back() else {
             return Self::Accepted;
         };
@@ -84,12 +86,14 @@ impl Outcome {
                 Ending::Dropped(function) => match function {
                     Some(function) if is_hook_runner(function) => Self::DroppedByHook {
                         function: function.clone(),
+                        some_tables,
                     },
                     function => Self::DroppedByKernel {
                         function: function.clone(),
                     },
                 },
                 Ending::Consumed if last.traversal.hook == Hook::LocalIn => Self::Delivered,
+                Ending::Consumed if some_tables => Self::Passed,
                 // What was forwarded and not dropped has left.
                 Ending::Consumed if matches!(last.traversal.hook, Hook::Forward | Hook::PostRouting) => {
                     Self::Sent

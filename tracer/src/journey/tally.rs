@@ -27,6 +27,8 @@ pub enum Who {
     Queue(String, Option<String>),
     /// Another hook function.
     Hook(String),
+    /// The same, or a table that the filter leaves out.
+    LeftOut,
     /// Any other, there were too many.
     Others,
 }
@@ -77,6 +79,9 @@ impl Who {
         }
         let last = &journey.last().traversal;
         match &journey.outcome {
+            Outcome::DroppedByHook {
+                some_tables: true, ..
+            } => Self::LeftOut,
             Outcome::DroppedByHook { .. } => Self::Hook(format!("{}:{}", last.table, last.hook)),
             _ => Self::Table(format!("{}:{}", last.table, last.hook)),
         }
@@ -91,6 +96,9 @@ impl std::fmt::Display for Who {
             Self::Table(table) => write!(f, "{table}, it is not known which rule"),
             Self::Queue(label, Some(text)) => write!(f, "in the queue of {label}  {text}"),
             Self::Queue(label, None) => write!(f, "in the queue of {label}"),
+            Self::LeftOut => {
+                f.write_str("a table that is left out (--table, --hook), or another hook function")
+            }
             Self::Hook(after) => write!(f, "another hook function after {after}"),
             Self::Others => f.write_str("other rules"),
         }

@@ -339,6 +339,26 @@ fn who_drops_besides_tables_is_told_by_the_function() {
 }
 
 #[test]
+fn where_tables_are_left_out_they_may_have_dropped_it_or_been_the_last() {
+    let outcome = |hook, fate| {
+        let mut journeys = Journeys::default();
+        journeys.leave_out_tables();
+        journeys.passage(passage(1, 1, "nat", hook, tcp(NODE, 1, POD, 2, 64)));
+        journeys.end(&end(1, 1, fate), |_| Some("nf_hook_slow".to_owned()));
+        journeys.rest().remove(0).outcome
+    };
+    assert_eq!(
+        outcome(Hook::PostRouting, Fate::Dropped { location: 7 }),
+        Outcome::DroppedByHook {
+            function: "nf_hook_slow".to_owned(),
+            some_tables: true
+        }
+    );
+    assert_eq!(outcome(Hook::PostRouting, Fate::Consumed), Outcome::Passed);
+    assert_eq!(outcome(Hook::LocalIn, Fate::Consumed), Outcome::Delivered);
+}
+
+#[test]
 fn a_queue_drops_before_and_behind_it_and_keeps_segments() {
     let outcome = |function: &str| {
         let mut journeys = Journeys::default();

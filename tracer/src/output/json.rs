@@ -349,7 +349,7 @@ impl<'a> OutcomeObject<'a> {
         let (fate, function, queue) = match &journey.outcome {
             Outcome::Dropped { rejected: true, .. } => ("rejected", None, None),
             Outcome::Dropped { .. } => ("dropped", None, None),
-            Outcome::DroppedByHook { function } => ("dropped_by_hook", Some(function.as_str()), None),
+            Outcome::DroppedByHook { function, .. } => ("dropped_by_hook", Some(function.as_str()), None),
             Outcome::DroppedByKernel { function } => ("dropped_by_kernel", function.as_deref(), None),
             Outcome::Delivered => ("delivered", None, None),
             Outcome::Sent => ("sent", None, None),

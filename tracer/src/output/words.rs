@@ -113,13 +113,19 @@ pub(super) fn fate(journey: &Journey) -> String {
     match &journey.outcome {
         Outcome::Dropped { rejected: true, .. } => "rejected".to_owned(),
         Outcome::Dropped { .. } => "dropped".to_owned(),
-        Outcome::DroppedByHook { function } => {
+        Outcome::DroppedByHook {
+            function,
+            some_tables,
+        } => {
             let by = match last.verdict {
                 Verdict::Queue { number, .. } if is_before_queue(function) => {
                     format!("at queue {number}: no program takes packets from it, or it is full")
                 }
                 Verdict::Queue { number, .. } if is_behind_queue(function) => {
                     format!("in queue {number} by its program, or by another hook function after it")
+                }
+                _ if *some_tables => {
+                    "by a table that is left out (--table, --hook), or by another hook function".to_owned()
                 }
                 _ => format!(
                     "by another hook function after {}:{}",
@@ -185,7 +191,9 @@ pub(super) fn author(by: &By) -> String {
                     printable(&decided.rule.label),
                     decided.journey
                 ),
-                None => format!("{what} of the connection, decided before the trace began"),
+                None => format!(
+                    "{what} of the connection, decided before the trace began or by a table that is left out"
+                ),
             }
         }
         By::Forwarding => "forwarded".to_owned(),

@@ -112,6 +112,9 @@ impl fmt::Display for Endless {
 
 impl std::error::Error for Endless {}
 
+/// Runs of one ruleset; they are some hundreds at most, unless they do not come to an end.
+const RUNS_MAX: usize = 20_000;
+
 /// Listens in the namespace that it was opened in.
 pub(super) struct Monitor {
     fd: OwnedFd,
@@ -168,6 +171,9 @@ impl Monitor {
                 .try_for_each(|answer| self.take(&answer));
             self.buffer = bytes;
             taken.context("failed to decode: trace message")?;
+            if self.done.len() >= RUNS_MAX {
+                return Err(Endless.into());
+            }
         }
     }
 
