@@ -20,10 +20,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use fastrand::Rng;
-use nix::errno::Errno;
-use nix::libc;
 
 use self::compare::Comparison;
 use self::network::{Network, Right};
@@ -104,7 +102,6 @@ fn seeds(seed: u64, index: u64) -> [u64; 2] {
 ///
 /// When the ground is missing: tools, namespaces, the kernel's log.
 pub fn run(campaign: &Campaign) -> Result<Outcome> {
-    come_first()?;
     trace_log::allow_all_namespaces()?;
     trace_log::load_loggers()?;
     // tracer wants to see that the node has legacy tables.
@@ -182,18 +179,6 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
     }
     eprintln!("tracer says: {}", observer.stop()?);
     Ok(outcome)
-}
-
-/// Lets this thread run before all others, though not the processes that it starts: where a packet goes round without end
-/// the kernel's own work would leave it nothing.
-fn come_first() -> Result<()> {
-    let parameters = libc::sched_param { sched_priority: 1 };
-    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: the kernel reads the parameters during the call only.
-    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
-    Errno::result(result)
-        .map(drop)
-        .context("failed to set scheduling")
 }
 
 /// One ruleset with its packets.
