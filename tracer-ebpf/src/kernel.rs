@@ -127,7 +127,7 @@ pub(crate) fn copy_words<const N: usize>(
 /// The address as that of a type of the kernel's, by its id. What is loaded through it is what [`read`] would read, or
 /// zero where that would fail.
 #[inline(always)]
-pub(crate) fn typed(address: u64, type_id: u32) -> u64 {
+fn typed(address: u64, type_id: u32) -> u64 {
     #[cfg(target_arch = "bpf")]
     {
         let typed: u64;

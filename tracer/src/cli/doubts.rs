@@ -270,16 +270,10 @@ fn listed(names: &BTreeSet<String>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::Parser as _;
 
     use super::*;
-    use crate::cli::filter::{FilterArgs, Subject};
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        filter: FilterArgs,
-    }
+    use crate::cli::filter::{Subject, tests::Cli};
 
     fn said(flags: &str) -> String {
         let present = Present {

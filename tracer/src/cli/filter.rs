@@ -508,15 +508,16 @@ impl FromStr for HookName {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use clap::Parser;
 
     use super::*;
 
+    /// A command line of filters alone.
     #[derive(Parser)]
-    struct Cli {
+    pub(in super::super) struct Cli {
         #[command(flatten)]
-        filter: FilterArgs,
+        pub(in super::super) filter: FilterArgs,
     }
 
     fn filter(flags: &[&str]) -> Result<Filter, String> {

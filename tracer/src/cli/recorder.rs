@@ -51,14 +51,6 @@ impl Recorder {
         let failed = |error: &dyn std::fmt::Display| {
             anyhow!("failed to create: recording {}: {error}", path.display())
         };
-        if path
-            .extension()
-            .is_some_and(|end| end == "pcap" || end == "pcapng")
-        {
-            let error = failed(&"a recording is no pcap file");
-            let hint = "`--output FILE.pcapng` is for Wireshark, `--write FILE.rec` for `tracer show`";
-            return Err(Failure::hinted(Exit::Usage, error, hint));
-        }
         let file = if path.as_os_str() == "-" {
             if io::stdout().is_terminal() {
                 let error = failed(&"standard output is a terminal");

@@ -43,12 +43,16 @@ impl Destination {
     }
 }
 
+/// Which file it is, whatever it is called, if it is there.
+pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino())).ok()
+}
+
 /// Refuses destinations that would write over a file that is read or written otherwise.
 ///
 /// # Errors
 /// The first of `destinations` that is one of `files`.
 pub fn spare(destinations: &[Destination], files: &[&Path]) -> Result<(), Failure> {
-    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     for file in destinations
         .iter()
         .filter_map(|destination| destination.file.as_deref())
@@ -68,20 +72,10 @@ pub fn spare(destinations: &[Destination], files: &[&Path]) -> Result<(), Failur
 
 /// Refuses a destination that is one of those before it, which are open.
 fn one_each(before: &[Destination], destination: &Destination) -> Result<(), Failure> {
-    let place = |destination: &Destination| {
-        destination.file.as_deref().map(|file| {
-            fs::metadata(file)
-                .map(|file| (file.dev(), file.ino(), file.is_file()))
-                .ok()
-        })
-    };
-    let is_twice = match place(destination) {
-        None => before.iter().any(|other| other.file.is_none()),
-        // A terminal or the null device takes both.
-        Some(Some((_, _, true))) => before.iter().any(|other| place(other) == place(destination)),
-        Some(_) => false,
-    };
-    if !is_twice {
+    let place = |destination: &Destination| destination.file.as_deref().map(identity);
+    // A terminal or the null device takes both.
+    let takes_one = destination.file.as_deref().is_none_or(Path::is_file);
+    if !takes_one || before.iter().all(|other| place(other) != place(destination)) {
         return Ok(());
     }
     let place = destination

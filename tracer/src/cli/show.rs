@@ -6,7 +6,6 @@ use std::{
     fs,
     io::{self, Read, Write as _},
     net::IpAddr,
-    os::unix::fs::MetadataExt as _,
     path::Path,
     sync::Arc,
 };
@@ -169,8 +168,7 @@ fn files_and_expression(words: &[String]) -> (&[String], &[String]) {
 
 /// Which file it is, whatever it is called.
 fn identity(file: &str) -> Option<(u64, u64)> {
-    let path = if file == "-" { "/dev/stdin" } else { file };
-    fs::metadata(path).map(|file| (file.dev(), file.ino())).ok()
+    results::identity(Path::new(if file == "-" { "/dev/stdin" } else { file }))
 }
 
 /// One recording was named twice.

@@ -121,7 +121,7 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
     for (reason, count) in &outcome.partial {
         eprintln!("partial, {count} times: {reason}");
     }
-    eprintln!("tracer says: {}", observer.stop()?);
+    eprintln!("tracer says: {}", observer.end()?);
     Ok(outcome)
 }
 
@@ -147,7 +147,7 @@ pub fn hold(mut rules: Rules, packets_seed: u64) -> Result<usize> {
     let mut observer = Observer::start()?;
     let Account { steps, partial, .. } = whole_trial(&mut observer, &mut rules, packets_seed, false)?;
     ensure!(partial.is_empty(), "tracer is not certain: {partial:?}");
-    observer.stop()?;
+    observer.end()?;
     Ok(steps)
 }
 
@@ -262,13 +262,7 @@ impl Observer {
     /// Ends tracer, and starts another one; what the former says.
     fn restart(&mut self) -> Result<String> {
         // tracer looks at the code of functions when it starts, so no probe may be left by then.
-        let said = match self.at_work.take() {
-            Some((counted, tracer)) => {
-                drop(counted);
-                tracer.stop_as_text()?.said
-            }
-            None => String::new(),
-        };
+        let said = self.end()?;
         let tracer = Tracer::start(Self::OPTIONS)?;
         self.at_work = Some((Counted::new()?, tracer));
         self.read = 0;
@@ -281,9 +275,11 @@ impl Observer {
         Ok(tracer)
     }
 
-    /// Ends tracer as `^C` does; what it says.
-    fn stop(self) -> Result<String> {
-        let (counted, tracer) = self.at_work.context("tracer does not run")?;
+    /// Ends tracer, where it runs, as `^C` does; what it says.
+    fn end(&mut self) -> Result<String> {
+        let Some((counted, tracer)) = self.at_work.take() else {
+            return Ok(String::new());
+        };
         drop(counted);
         Ok(tracer.stop_as_text()?.said)
     }
