@@ -471,6 +471,8 @@ pub struct Line {
     pub time: String,
     /// Number of the packet.
     pub packet: u64,
+    /// The family of a table of nf_tables, empty of a legacy one.
+    pub table_family: String,
     /// `nat`, …
     pub table: String,
     /// `PREROUTING`, …
@@ -542,6 +544,10 @@ impl Line {
         let mut words = words.split(' ').peekable();
         let time = words.next()?.to_owned();
         let packet = words.next()?.strip_prefix('#')?.parse().ok()?;
+        let table_family = match words.next_if_eq(&"nft") {
+            Some(_) => words.next()?.to_owned(),
+            None => String::new(),
+        };
         let (table, chain) = words.next()?.split_once(':')?;
         let verdict = words.next()?;
         let mut value = |key: &str| {
@@ -564,6 +570,7 @@ impl Line {
             text: text.to_owned(),
             time,
             packet,
+            table_family,
             table: table.to_owned(),
             chain: chain.to_owned(),
             verdict: verdict.to_owned(),
@@ -667,6 +674,13 @@ mod tests {
     fn reads_a_short_line_and_refuses_others() {
         let line = Line::parse("1 #1 raw:OUTPUT DROP ICMP 10.0.0.1 > 10.0.0.2 type 8 code 0 len=84").unwrap();
         assert_eq!((line.detail.as_str(), line.mark), ("type 8 code 0", (0, 0)));
+        assert_eq!(line.table_family, "");
+        let line =
+            Line::parse("1 #1 nft inet raw:out DROP ICMP 10.0.0.1 > 10.0.0.2 type 8 code 0 len=84").unwrap();
+        assert_eq!(
+            (line.table_family.as_str(), line.step().as_str()),
+            ("inet", "raw:out DROP")
+        );
         assert!(Line::parse("1 #1 raw:OUTPUT DROP (no readable IP header) len=84").is_err());
     }
 

@@ -169,6 +169,8 @@ pub struct Offsets {
     pub nft_table_handle: u32,
     /// `nft_table.name`
     pub nft_table_name: u32,
+    /// The byte whose low six bits are `nft_table.family`
+    pub nft_table_family: u32,
     /// `nf_hook_state.pf`
     pub state_pf: u32,
     /// `net.nft.gencursor`
@@ -250,10 +252,11 @@ impl Offsets {
         chain_name: ABSENT,
         nft_table_handle: ABSENT,
         nft_table_name: ABSENT,
+        nft_table_family: ABSENT,
         state_pf: ABSENT,
         net_gencursor: ABSENT,
         type_words: ABSENT,
     };
 }
 
-const _: () = assert!(size_of::<Offsets>() == 71 * 4);
+const _: () = assert!(size_of::<Offsets>() == 72 * 4);

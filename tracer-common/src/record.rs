@@ -15,7 +15,7 @@ pub mod kind {
 
 /// Version of the layout of [`Traversal`] and of what its fields mean. Raise it with every change of either:
 /// recordings of another layout are refused.
-pub const RECORD_LAYOUT: u32 = 3;
+pub const RECORD_LAYOUT: u32 = 4;
 /// `IFNAMSIZ`, `include/uapi/linux/if.h`.
 pub const IFNAME_LEN: usize = 16;
 /// `XT_TABLE_MAXNAMELEN`, `include/uapi/linux/netfilter/x_tables.h`.
@@ -317,10 +317,13 @@ pub struct Traversal {
     pub conntrack_info: u8,
     /// [`BACKEND_LEGACY`] or [`BACKEND_NFTABLES`].
     pub backend: u8,
+    /// Family of a table of nf_tables, `NFPROTO_*`: 1 for inet, whose chains see packets of both families; zero for
+    /// legacy tables.
+    pub table_family: u8,
     /// Number of the record, from 0, among those of this traversal.
     pub part: u8,
     /// Padding, zero.
-    pub padding: [u8; 3],
+    pub padding: [u8; 2],
     /// Name of the table, NUL padded; the start of a name that is longer.
     pub table_name: [u8; TABLE_NAME_LEN],
     /// Name of the base chain, in the same form; empty for legacy tables.

@@ -26,6 +26,8 @@ const TYPE_POLICY: u32 = 1;
 const TYPE_RETURN: u32 = 2;
 /// Bits of a rule's handle (`struct nft_rule_dp`, `struct nft_rule`: `include/net/netfilter/nf_tables.h`).
 const HANDLE_MASK: u64 = (1 << 42) - 1;
+/// Bits of `nft_table.family`.
+const FAMILY_MASK: u8 = (1 << 6) - 1;
 /// `nft_rule_dp.is_last`.
 const IS_LAST: u64 = 1;
 
@@ -87,6 +89,7 @@ fn try_enter(invocation: Invocation, pkt: u64, chain: u64) -> Result<(), Gap> {
 #[inline(always)]
 fn fill_chain(frame: &mut Traversal, chain: u64) -> Result<(), Gap> {
     frame.table_handle = read(frame.table, offset!(nft_table_handle))?;
+    frame.table_family = read::<u8>(frame.table, offset!(nft_table_family))? & FAMILY_MASK;
     frame.chain_handle = read(chain, offset!(chain_handle))?;
     copy_str(read(chain, offset!(chain_name))?, &mut frame.chain_name)
 }

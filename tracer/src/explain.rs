@@ -134,7 +134,7 @@ impl Explainer {
     /// The path of one traversal.
     pub fn explain(&mut self, traversal: &Traversal, source: &mut dyn Source) -> Explanation {
         let explanation = match traversal.backend {
-            Backend::Nftables => Explanation::Nftables(self.nftables.explain(traversal, source)),
+            Backend::Nftables(_) => Explanation::Nftables(self.nftables.explain(traversal, source)),
             Backend::Legacy => self.explain_legacy(traversal, source),
         };
         match explanation.partial() {
@@ -167,7 +167,7 @@ impl Explainer {
     pub fn know(&mut self, traversal: &Traversal, source: &mut dyn Source) {
         // Whoever asks for the path gets the reason again.
         let _ = match traversal.backend {
-            Backend::Nftables => self.nftables.know(traversal, source),
+            Backend::Nftables(_) => self.nftables.know(traversal, source),
             Backend::Legacy => self.rules(traversal, source).map(drop),
         };
     }

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     changed::Changed,
     connection::Connection,
-    nftables::{Event, What},
+    nftables::{Event, Family as TableFamily, What},
     witness::Witness,
 };
 
@@ -21,15 +21,36 @@ pub use tracer_common::{Generation, Observed};
 pub enum Backend {
     /// `ip_tables` and `ip6_tables`: `iptables-legacy`.
     Legacy,
-    /// `nf_tables`: `nft` and `iptables-nft`.
-    Nftables,
+    /// `nf_tables`: `nft` and `iptables-nft`; the family of the table.
+    Nftables(TableFamily),
+}
+
+impl Backend {
+    /// What texts for people put before the name of a table, or of a rule that begins with it. Legacy tables, whose names say
+    /// all, have nothing; of nf_tables it is as `nft` orders it: `nft inet `, `nft ip `.
+    #[must_use]
+    pub fn prefix(self) -> String {
+        match self {
+            Self::Legacy => String::new(),
+            Self::Nftables(family) => format!("nft {family} "),
+        }
+    }
+
+    /// The family of a table of nf_tables.
+    #[must_use]
+    pub fn table_family(self) -> Option<TableFamily> {
+        match self {
+            Self::Legacy => None,
+            Self::Nftables(family) => Some(family),
+        }
+    }
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Legacy => "legacy",
-            Self::Nftables => "nf_tables",
+            Self::Nftables(_) => "nf_tables",
         })
     }
 }
@@ -445,7 +466,7 @@ impl Traversal {
         let prefix = |bytes: &[u8], len: u16| bytes[..usize::from(len).min(bytes.len())].to_vec();
         Ok(Self {
             backend: if of_nftables {
-                Backend::Nftables
+                Backend::Nftables(record.table_family.into())
             } else {
                 Backend::Legacy
             },
@@ -516,6 +537,12 @@ impl Traversal {
 }
 
 impl Traversal {
+    /// Its table, for people: `filter`, or of nf_tables with its family, `nft inet filter`.
+    #[must_use]
+    pub fn table_in_words(&self) -> String {
+        format!("{}{}", self.backend.prefix(), self.table)
+    }
+
     /// Says where it is from: the number of the recording, the machine where there are several, and the
     /// nanoseconds from that machine's clock to the one that times are told by.
     pub fn place(&mut self, recording: u32, node: Option<Arc<str>>, shift_ns: i64) {

@@ -26,6 +26,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("nftables::nodeport", nodeport),
         trial("nftables::native", native),
         trial("nftables::both_backends", both_backends),
+        trial("nftables::same_names", same_names),
         trial("nftables::long_way", long_way),
         trial("nftables::commits", commits),
         trial("nftables::killed", killed),
@@ -150,6 +151,83 @@ fn both_backends() -> Result<()> {
         "n:late:policy:",
     ];
     ensure!(steps(&shown) == expected, "tracer tells:\n{shown}");
+    Ok(())
+}
+
+/// The same names on every side: legacy iptables, iptables-nft, and a native table for both families. Whoever reads can
+/// tell them apart in each format, and what is legacy reads as on a node without nf_tables.
+fn same_names() -> Result<()> {
+    Family::V4.restore("*filter\n:OUTPUT ACCEPT\n-A OUTPUT -p udp -j MARK --or-mark 1\nCOMMIT\n")?;
+    run("iptables-nft -A OUTPUT -p udp -j MARK --or-mark 2")?;
+    run_with(
+        "nft -f -",
+        "table inet filter { chain OUTPUT { type filter hook output priority 10; udp dport 53 drop; }; }",
+    )?;
+    let formats = ["tables", "tree", "line", "drops", "stats", "diagram", "json"];
+    let arguments = formats.map(|format| format!("--format {format} {THIS_NETNS} --proto udp --dport 53"));
+    let tracers = Tracer::start_all(&arguments)?;
+    packet(53)?;
+    let mut shown = BTreeMap::new();
+    for (format, tracer) in formats.into_iter().zip(tracers) {
+        shown.insert(format, tracer.stop_as_text()?.shown);
+    }
+    // Legacy tables and those of iptables-nft have the same priority: either may be first.
+    let expected: [(&str, &[&str]); 6] = [
+        (
+            "tables",
+            &[
+                " #1 filter:OUTPUT ACCEPT ",
+                " #1 nft ip filter:OUTPUT ACCEPT ",
+                " #1 nft inet filter:OUTPUT DROP ",
+            ],
+        ),
+        (
+            "tree",
+            &[
+                " filter:OUTPUT ACCEPT ",
+                " nft ip filter:OUTPUT ACCEPT ",
+                " nft inet filter:OUTPUT DROP ",
+                "= dropped by nft inet filter:OUTPUT:rule:1",
+            ],
+        ),
+        (
+            "line",
+            &[
+                " by filter:OUTPUT:rule:1",
+                " by nft ip filter:OUTPUT:rule:1",
+                "; dropped by nft inet filter:OUTPUT:rule:1  udp",
+            ],
+        ),
+        ("drops", &[" by nft inet filter:OUTPUT:rule:1  udp dport 53"]),
+        ("stats", &["         1  nft inet filter:OUTPUT:rule:1  udp"]),
+        (
+            "diagram",
+            &[
+                "  [filter] OUTPUT\n",
+                "  [nft ip filter] OUTPUT\n",
+                "  [nft inet filter] OUTPUT\n",
+            ],
+        ),
+    ];
+    for (format, texts) in expected {
+        let shown = &shown[format];
+        for text in texts {
+            ensure!(shown.contains(text), "{format}: no {text:?} in:\n{shown}");
+        }
+    }
+    let journey: serde_json::Value = serde_json::from_str(&shown["json"]).context("no JSON")?;
+    let tables = journey["tables"].as_array().context("no tables")?;
+    let backend = |table: &serde_json::Value| {
+        let word = |key: &str| table[key].as_str().unwrap_or_default().to_owned();
+        [word("backend"), word("table_family")]
+    };
+    let mut backends: Vec<_> = tables.iter().map(backend).collect();
+    backends.sort_unstable();
+    ensure!(
+        backends == [["legacy", ""], ["nf_tables", "inet"], ["nf_tables", "ip"]]
+            && journey["outcome"]["rule"]["table_family"] == "inet",
+        "{journey}"
+    );
     Ok(())
 }
 

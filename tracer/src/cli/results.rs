@@ -460,7 +460,7 @@ impl Results {
                 &mut text,
                 nat.iter().map(|(count, rule)| {
                     let rule_text = rule.text.as_deref().unwrap_or_default();
-                    (*count, format!("{}  {rule_text}", rule.label))
+                    (*count, format!("{rule}  {rule_text}"))
                 }),
             );
         }

@@ -335,11 +335,12 @@ impl Open {
         for passage in &self.passages {
             let traversal = &passage.traversal;
             if let Some(why) = &passage.partial {
-                partial.push(format!("{}:{}: {why}", traversal.table, passage.chain));
+                partial.push(format!("{}:{}: {why}", traversal.table_in_words(), passage.chain));
             } else if traversal.incomplete {
                 partial.push(format!(
                     "{}:{}: kernel memory could not be read while the packet was recorded",
-                    traversal.table, passage.chain
+                    traversal.table_in_words(),
+                    passage.chain
                 ));
             }
             if traversal.not_followed {

@@ -81,7 +81,7 @@ pub struct RuleRef {
     pub backend: Backend,
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// `table:chain:rule:number`
+    /// `table:chain:rule:number`; with the backend before it where that is not legacy, it is what this displays as.
     pub label: String,
     /// Its text, where texts were read.
     pub text: Option<Arc<str>>,
@@ -102,7 +102,7 @@ impl RuleRef {
 
 impl fmt::Display for RuleRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.label)
+        write!(f, "{}{}", self.backend.prefix(), self.label)
     }
 }
 

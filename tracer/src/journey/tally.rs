@@ -64,7 +64,10 @@ impl Tally {
     #[must_use]
     pub fn nat(&self) -> Vec<(u64, &RuleRef)> {
         let mut nat: Vec<_> = self.nat.iter().map(|(rule, count)| (*count, rule)).collect();
-        nat.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.label.cmp(&b.1.label)));
+        nat.sort_unstable_by(|a, b| {
+            b.0.cmp(&a.0)
+                .then_with(|| a.1.label.cmp(&b.1.label).then(a.1.backend.cmp(&b.1.backend)))
+        });
         nat
     }
 }
@@ -72,18 +75,18 @@ impl Tally {
 impl Who {
     fn of(journey: &Journey) -> Self {
         if let Some(rule) = journey.dropped_by() {
-            return Self::Rule(rule.label, rule.text.map(|text| text.to_string()));
+            return Self::Rule(rule.to_string(), rule.text.map(|text| text.to_string()));
         }
         if let Some(rule) = journey.queued_by() {
-            return Self::Queue(rule.label, rule.text.map(|text| text.to_string()));
+            return Self::Queue(rule.to_string(), rule.text.map(|text| text.to_string()));
         }
         let last = &journey.last().traversal;
         match &journey.outcome {
             Outcome::DroppedByHook {
                 some_tables: true, ..
             } => Self::LeftOut,
-            Outcome::DroppedByHook { .. } => Self::Hook(format!("{}:{}", last.table, last.hook)),
-            _ => Self::Table(format!("{}:{}", last.table, last.hook)),
+            Outcome::DroppedByHook { .. } => Self::Hook(format!("{}:{}", last.table_in_words(), last.hook)),
+            _ => Self::Table(format!("{}:{}", last.table_in_words(), last.hook)),
         }
     }
 }

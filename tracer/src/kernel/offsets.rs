@@ -516,7 +516,7 @@ pub(crate) mod tests {
     }
 
     /// Fields that only nf_tables has.
-    const NFTABLES_LEN: usize = 20;
+    const NFTABLES_LEN: usize = 21;
     const LEGACY: Backends = Backends {
         legacy: true,
         nftables: false,

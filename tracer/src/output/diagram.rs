@@ -96,7 +96,7 @@ fn render(journey: &Journey, width: Option<usize>) -> String {
     if !way.after.is_empty() {
         arrow(&mut text, &way.after);
     }
-    let by = journey.dropped_by().map(|rule| format!(" by {}", rule.label));
+    let by = journey.dropped_by().map(|rule| format!(" by {rule}"));
     let end = format!("  = {}{}", fate(journey), by.unwrap_or_default());
     let _ = writeln!(text, "{}", fit(printable(&end)));
     for why in &journey.partial {

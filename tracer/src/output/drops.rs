@@ -61,7 +61,7 @@ fn render(journey: &Journey, context: &Context) -> String {
             } else {
                 " by"
             };
-            let _ = write!(line, "{what} {}", printable(&rule.label));
+            let _ = write!(line, "{what} {}", printable(&rule.to_string()));
             if let Some(text) = &rule.text {
                 let _ = write!(line, "  {}", printable(text));
             }
@@ -76,14 +76,14 @@ fn render(journey: &Journey, context: &Context) -> String {
             let _ = write!(
                 line,
                 " by {}:{}, it is not known which rule",
-                printable(&traversal.table),
+                printable(&traversal.table_in_words()),
                 traversal.hook
             );
         }
         _ => {
             let _ = write!(line, " {}", fate(journey));
             if let Some(rule) = journey.queued_by() {
-                let _ = write!(line, ", sent there by {}", printable(&rule.label));
+                let _ = write!(line, ", sent there by {}", printable(&rule.to_string()));
                 if let Some(text) = &rule.text {
                     let _ = write!(line, "  {}", printable(text));
                 }

@@ -11,7 +11,7 @@ use crate::{
     connection::Tuple,
     journey::{By, Change, Flow, How, Journey, Outcome, Relation, RuleRef},
     packet::{Packet, Transport, tcp_flag_names},
-    passage::{Passage, Step},
+    passage::{Backend, Passage, Step},
     traversal::{Conntrack, Device, Family},
 };
 
@@ -110,6 +110,8 @@ struct OutcomeObject<'a> {
 #[derive(Serialize)]
 struct RuleObject {
     backend: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table_family: Option<String>,
     rule: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
@@ -125,6 +127,8 @@ struct TableObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     netns_name: Option<&'a str>,
     backend: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table_family: Option<String>,
     family: &'static str,
     table: &'a str,
     chain: &'a str,
@@ -206,6 +210,9 @@ struct ChangeObject<'a> {
 
 #[derive(Serialize)]
 struct DecidedObject<'a> {
+    backend: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table_family: Option<String>,
     rule: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
@@ -370,10 +377,16 @@ impl<'a> OutcomeObject<'a> {
     }
 }
 
+/// The family of a table of nf_tables, as `nft` says it.
+fn family_of(backend: Backend) -> Option<String> {
+    backend.table_family().map(|family| family.to_string())
+}
+
 impl RuleObject {
     fn of(rule: &RuleRef) -> Self {
         Self {
             backend: rule.backend.to_string(),
+            table_family: family_of(rule.backend),
             rule: rule.label.clone(),
             text: rule.text.as_deref().map(str::to_owned),
         }
@@ -396,6 +409,7 @@ impl<'a> TableObject<'a> {
             netns: traversal.netns,
             netns_name: traversal.netns_name.as_deref(),
             backend: passage.backend.to_string(),
+            table_family: family_of(passage.backend),
             family: match traversal.family {
                 Family::Ipv4 => "ipv4",
                 Family::Ipv6 => "ipv6",
@@ -441,6 +455,7 @@ impl<'a> TableObject<'a> {
             steps: passage.steps.iter().map(StepObject::of).collect(),
             dropped_by_match_of: passage.hotdrop.as_ref().map(|hotdrop| RuleObject {
                 backend: passage.backend.to_string(),
+                table_family: family_of(passage.backend),
                 rule: format!("{}:{}", traversal.table, hotdrop.label),
                 text: hotdrop.text.as_deref().map(str::to_owned),
             }),
@@ -500,6 +515,8 @@ impl<'a> ChangeObject<'a> {
 impl<'a> DecidedObject<'a> {
     fn of(decided: &'a crate::journey::Decided) -> Self {
         Self {
+            backend: decided.rule.backend.to_string(),
+            table_family: family_of(decided.rule.backend),
             rule: &decided.rule.label,
             text: decided.rule.text.as_deref(),
             journey: decided.journey,

@@ -68,7 +68,7 @@ fn render(journey: &Journey, context: &Context) -> String {
         let passage = &journey.passages[change.passage];
         match change.step.and_then(|step| passage.steps.get(step)) {
             Some(step) => {
-                let _ = write!(line, " by {}", printable(&RuleRef::of(passage, step).label));
+                let _ = write!(line, " by {}", printable(&RuleRef::of(passage, step).to_string()));
             }
             None => {
                 let _ = write!(line, " ({})", author(&change.by));
@@ -77,7 +77,7 @@ fn render(journey: &Journey, context: &Context) -> String {
     }
     let _ = write!(line, "; {}", fate(journey));
     if let Some(rule) = journey.dropped_by() {
-        let _ = write!(line, " by {}", printable(&rule.label));
+        let _ = write!(line, " by {}", printable(&rule.to_string()));
         if let Some(text) = &rule.text {
             let _ = write!(line, "  {}", printable(text));
         }

@@ -72,7 +72,7 @@ fn render(journey: &Journey) -> String {
         };
         from = id;
     }
-    let by = journey.dropped_by().map(|rule| format!(" by {}", rule.label));
+    let by = journey.dropped_by().map(|rule| format!(" by {rule}"));
     let end = format!("{}{}", fate(journey), by.unwrap_or_default());
     arrow(&mut text, &from, "stop", &way.after);
     let _ = writeln!(text, "  stop([\"{}\"])", label(&end));

@@ -146,7 +146,7 @@ fn comment(journey: &Journey, station: &Station, passages: &[Passage], last: boo
     // Writing to a string cannot fail.
     for (index, passage) in station.passages.clone().zip(passages) {
         let traversal = &passage.traversal;
-        let table = printable(&traversal.table);
+        let table = printable(&traversal.table_in_words());
         let _ = write!(
             text,
             "\n{table}:{} {}",
@@ -173,7 +173,7 @@ fn comment(journey: &Journey, station: &Station, passages: &[Passage], last: boo
     if last {
         let _ = write!(text, "\n= {}", fate(journey));
         if let Some(rule) = journey.dropped_by() {
-            let _ = write!(text, " by {}", printable(&rule.label));
+            let _ = write!(text, " by {}", printable(&rule.to_string()));
         }
     }
     let mut end = text.len().min(COMMENT_LEN_MAX);

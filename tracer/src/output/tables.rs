@@ -4,10 +4,10 @@
 //! 11:02:03.123456 #1 nat:OUTPUT ACCEPT out=lo TCP 10.0.0.1:44522 > 10.0.0.1:80 SYN len=60 ct=NEW mark=0x0>0x4000
 //! ```
 //!
-//! Local time, number of the packet in order of appearance (the same at each of its traversals), table and
-//! built-in chain, verdict, devices, the packet at entry, its length in bytes, conntrack state, packet mark
-//! before and after where it changed, owner of the socket. What is not there is left out; what may be wrong or
-//! missing is said in brackets at the end.
+//! Local time, number of the packet in order of appearance (the same at each of its traversals), table and built-in
+//! chain (of nf_tables with the family: `nft inet filter:input`), verdict, devices, the packet at entry, its length in
+//! bytes, conntrack state, packet mark before and after where it changed, owner of the socket. What is not there is left
+//! out; what may be wrong or missing is said in brackets at the end.
 
 use std::io::{self, Write};
 
@@ -57,7 +57,7 @@ fn render(traversal: &Traversal, number: u64, time: &str, homes: &Homes) -> Stri
     let style = verdict_style(traversal.verdict);
     let mut line = format!(
         "{time} #{number} {}:{} {style}{}{style:#}",
-        printable(&traversal.table),
+        printable(&traversal.table_in_words()),
         printable(&traversal.chain),
         traversal.verdict
     );
@@ -112,6 +112,16 @@ mod tests {
             rendered(|_| ()),
             "11:02:03.123456 #1 nat:OUTPUT ACCEPT out=lo TCP 10.0.0.1:44522 > 10.0.0.2:80 SYN len=40"
         );
+    }
+
+    #[test]
+    fn a_base_chain_of_nf_tables_is_told_with_the_family_of_its_table() {
+        let line = rendered(|record| {
+            record.backend = tracer_common::BACKEND_NFTABLES;
+            record.table_family = 1;
+            record.chain_name[..3].copy_from_slice(b"out");
+        });
+        assert!(line.contains(" #1 nft inet nat:out ACCEPT out=lo "), "{line}");
     }
 
     #[test]

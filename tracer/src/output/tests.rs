@@ -14,7 +14,8 @@ use crate::{
         nodes,
         tests::{delivered, samples},
     },
-    passage::Action,
+    nftables::Family as TableFamily,
+    passage::{Action, Backend},
     ruleset::Kind,
     traversal::Verdict,
 };
@@ -206,6 +207,46 @@ fn a_tree_fits_a_narrow_terminal() {
     let narrow = text(Format::Tree, Some(60));
     for line in narrow.lines().filter(|line| line.contains("-A ")) {
         assert!(layout::columns(line) <= 60 || line.contains('['), "{line}");
+    }
+}
+
+#[test]
+fn nf_tables_are_named_with_their_family_in_every_text_format() {
+    let mut journey = samples().remove(2);
+    for passage in &mut journey.passages {
+        let backend = Backend::Nftables(TableFamily::Inet);
+        (passage.backend, passage.traversal.backend) = (backend, backend);
+    }
+    let journeys = [journey];
+    let written = |format| {
+        let text = String::from_utf8(written_of(format, None, &journeys)).unwrap();
+        anstream::adapter::strip_str(&text).to_string()
+    };
+    for (format, expected) in [
+        (Format::Tree, " nft inet filter:FORWARD DROP "),
+        (Format::Tree, "= rejected by nft inet filter:cali-tw-cali1:rule:2"),
+        (
+            Format::Line,
+            "; rejected by nft inet filter:cali-tw-cali1:rule:2  -A",
+        ),
+        (Format::Drops, " by nft inet filter:cali-tw-cali1:rule:2  -A"),
+        (
+            Format::Stats,
+            "         1  nft inet filter:cali-tw-cali1:rule:2  -A",
+        ),
+        (Format::Diagram, "  [nft inet filter] cali-FORWARD\n"),
+        (
+            Format::Diagram,
+            "= rejected by nft inet filter:cali-tw-cali1:rule:2",
+        ),
+        (Format::Mermaid, "[\"nft inet filter: cali-FORWARD\"]"),
+        (
+            Format::Json,
+            "\"backend\":\"nf_tables\",\"table_family\":\"inet\"",
+        ),
+    ] {
+        let text = written(format);
+        assert!(text.contains(expected), "{format:?}: {expected}: {text}");
     }
 }
 

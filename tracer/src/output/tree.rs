@@ -147,7 +147,7 @@ fn table(text: &mut String, passage: &Passage, context: &Context) {
         text,
         "  {DIM}{}{DIM:#} {}:{} {style}{}{style:#}",
         context.clock.local(traversal.entered_ns),
-        printable(&traversal.table),
+        printable(&traversal.table_in_words()),
         printable(&passage.chain),
         traversal.verdict
     );
@@ -194,7 +194,7 @@ fn end(text: &mut String, journey: &Journey) {
     let style = outcome_style(&journey.outcome);
     let _ = write!(text, "  {style}= {}{style:#}", fate(journey));
     if let Some(rule) = journey.dropped_by() {
-        let _ = write!(text, " by {}", printable(&rule.label));
+        let _ = write!(text, " by {}", printable(&rule.to_string()));
     }
     if let Some(packet) = leaves_as(journey) {
         let _ = write!(text, " as {packet}");

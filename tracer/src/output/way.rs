@@ -24,7 +24,7 @@ pub(super) enum Node {
     },
     /// A chain that it went through, or back to.
     Chain {
-        /// The table.
+        /// The table, as [`Traversal::table_in_words`] has it.
         table: String,
         /// The chain.
         chain: Arc<str>,
@@ -87,7 +87,7 @@ pub(super) fn way(journey: &Journey) -> Way {
                 .collect();
             if last != Some((&step.chain, step.depth)) {
                 nodes.push(Node::Chain {
-                    table: traversal.table.clone(),
+                    table: traversal.table_in_words(),
                     chain: Arc::clone(&step.chain),
                     meaning: step.meaning.clone(),
                     before: std::mem::take(&mut notes),
@@ -113,7 +113,7 @@ pub(super) fn way(journey: &Journey) -> Way {
         if let Some(hotdrop) = &passage.hotdrop {
             if last.is_none() {
                 nodes.push(Node::Chain {
-                    table: traversal.table.clone(),
+                    table: traversal.table_in_words(),
                     chain: Arc::clone(&passage.chain),
                     meaning: None,
                     before: std::mem::take(&mut notes),

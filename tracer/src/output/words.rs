@@ -129,7 +129,7 @@ pub(super) fn fate(journey: &Journey) -> String {
                 }
                 _ => format!(
                     "by another hook function after {}:{}",
-                    printable(&last.table),
+                    printable(&last.table_in_words()),
                     last.hook
                 ),
             };
@@ -184,11 +184,11 @@ pub(super) fn author(by: &By) -> String {
             let what = if *undone { "NAT undone" } else { "NAT" };
             match decided {
                 Some(decided) if decided.journey == 0 => {
-                    format!("{what}, decided by {}", printable(&decided.rule.label))
+                    format!("{what}, decided by {}", printable(&decided.rule.to_string()))
                 }
                 Some(decided) => format!(
                     "{what}, decided by {} for #{}",
-                    printable(&decided.rule.label),
+                    printable(&decided.rule.to_string()),
                     decided.journey
                 ),
                 None => format!(

@@ -34,7 +34,7 @@ impl Passage {
             Some(Explanation::Path { .. } | Explanation::Nothing(_)) | None => Vec::new(),
         };
         Self {
-            backend: Backend::Nftables,
+            backend: traversal.backend,
             chain: traversal.chain.as_str().into(),
             steps,
             hotdrop: None,

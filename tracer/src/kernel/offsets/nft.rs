@@ -33,6 +33,8 @@ const INFO: &[(&str, Field, u32)] = &[
 
 /// `struct nft_rule.handle`, which packets meet up to 5.16, without BTF: its word, and its bits in the word.
 const RULE_HANDLE: (u32, u32) = (16, 0);
+/// The byte that `struct nft_table.family`, of six bits, begins in, without BTF.
+const TABLE_FAMILY: u32 = 236;
 
 /// Fills what belongs to nf_tables.
 pub(super) fn resolve(
@@ -76,6 +78,12 @@ pub(super) fn resolve(
     (offsets.rule_handle, offsets.rule_handle_shift) =
         if described { rule_handle(btf)? } else { RULE_HANDLE };
     note("rule handle".to_owned(), offsets.rule_handle);
+    offsets.nft_table_family = if described {
+        table_family(btf)?
+    } else {
+        TABLE_FAMILY
+    };
+    note("nft_table.family".to_owned(), offsets.nft_table_family);
     if let Some(offset) = optional(btf.member("nft_rule_dp_last", "chain"))? {
         offsets.rule_last_chain = note("nft_rule_dp_last.chain".to_owned(), offset);
     }
@@ -112,6 +120,19 @@ fn rule_handle(btf: &Btf) -> Result<(u32, u32), OffsetsError> {
         None => btf.bit("nft_rule", "handle")?,
     };
     Ok((bits / WORD_BITS * 8, bits % WORD_BITS))
+}
+
+/// The byte whose low bits are the family of a table.
+fn table_family(btf: &Btf) -> Result<u32, OffsetsError> {
+    let bits = btf.bit("nft_table", "family")?;
+    if !bits.is_multiple_of(8) {
+        return Err(LookupError::Bitfield {
+            structure: "nft_table".to_owned(),
+            path: "family".to_owned(),
+        }
+        .into());
+    }
+    Ok(bits / 8)
 }
 
 /// `__nft_trace_packet` takes `(info, chain, type)` up to 6.3, then step by step more, since 6.4 `(pkt, verdict, rule,
@@ -222,6 +243,7 @@ mod tests {
         let resolved = resolve(&vmlinux, &|_| Ok(None), NFTABLES).unwrap();
         assert!(matches!(resolved.nftables, Some(Ok(()))));
         assert_eq!(resolved.offsets.nft_table_name, 240);
+        assert_eq!(resolved.offsets.nft_table_family, 236);
         assert_eq!(resolved.offsets.rule_last_chain, ABSENT);
         assert_eq!(resolved.origins(), [&Origin::Vmlinux, &Origin::Layout]);
     }
