@@ -1,4 +1,4 @@
-//! Processors of the test machine, switched off and on.
+//! Processors of the test machine: how many there are, and how softirqs share them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -35,6 +35,46 @@ impl Drop for OneProcessor {
         for path in &self.0 {
             // The machine goes on with fewer.
             drop(fs::write(path, "1"));
+        }
+    }
+}
+
+/// Has softirqs look at the time after each packet while it lives.
+///
+/// Where packets go round without end, one softirq follows the other, and ordinary processes get what the time limit of
+/// one leaves them until the next tick (`handle_softirqs`, `kernel/softirq.c`). The time is looked at only after
+/// as many packets as these settings say (`net_rx_action` and `process_backlog`, `net/core/dev.c`).
+#[derive(Debug)]
+pub struct SoftirqTurns(Vec<(&'static str, String)>);
+
+/// What is set, to one packet.
+const PACKETS_A_TURN: [&str; 2] = [
+    "/proc/sys/net/core/dev_weight",
+    "/proc/sys/net/core/netdev_budget",
+];
+
+impl SoftirqTurns {
+    /// Changes the settings.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn new() -> Result<Self> {
+        let mut before = Self(Vec::new());
+        for path in PACKETS_A_TURN {
+            let value = fs::read_to_string(path).with_context(|| format!("failed to read: {path}"))?;
+            fs::write(path, "1").with_context(|| format!("failed to write: {path}"))?;
+            before.0.push((path, value));
+        }
+        Ok(before)
+    }
+}
+
+impl Drop for SoftirqTurns {
+    fn drop(&mut self) {
+        for (path, value) in &self.0 {
+            // The machine goes on with shorter turns.
+            drop(fs::write(path, value));
         }
     }
 }

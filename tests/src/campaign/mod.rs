@@ -28,6 +28,7 @@ use self::network::{Network, Right};
 use self::observe::{Accounts, Observer, Overrun};
 use self::rules::{Family, Ruleset};
 use self::traffic::Overlong;
+use crate::processors::SoftirqTurns;
 use crate::{command, ruleset, trace_log};
 
 /// What to do.
@@ -104,6 +105,7 @@ fn seeds(seed: u64, index: u64) -> [u64; 2] {
 pub fn run(campaign: &Campaign) -> Result<Outcome> {
     trace_log::allow_all_namespaces()?;
     trace_log::load_loggers()?;
+    let _turns = SoftirqTurns::new()?;
     // tracer wants to see that the node has legacy tables.
     command::run("modprobe -a ip_tables ip6_tables")?;
     if campaign.verify {

@@ -30,6 +30,7 @@ use super::traffic::Overlong;
 use super::{Campaign, Outcome, generate, report, seeds, traffic};
 use crate::command;
 use crate::kernel_state::{self, Calls};
+use crate::processors::SoftirqTurns;
 use crate::trace_log;
 use crate::tracer::Tracer;
 use crate::wait;
@@ -79,6 +80,7 @@ const TRACE_RULES: &str = "table inet oracle-trace {\n\
 pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
     command::run("modprobe -a nf_tables nft_compat")?;
     trace_log::load_loggers()?;
+    let _turns = SoftirqTurns::new()?;
     let mut observer = Observer::start()?;
     let mut outcome = Outcome::default();
     let mut indices = campaign.only.map_or(0..u64::MAX, |only| only..only + 1);
