@@ -5,6 +5,7 @@ mod campaigns;
 mod concurrency;
 mod connections;
 mod ends;
+mod extensions;
 mod fields;
 mod filters;
 mod follow;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Trial> {
         concurrency::trials(),
         replacement::trials(),
         ends::trials(),
+        extensions::trials(),
     ]
     .into_iter()
     .flatten()

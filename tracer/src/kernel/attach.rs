@@ -24,15 +24,15 @@ use aya::{
 };
 use nix::errno::Errno;
 use tracer_common::{
-    Counter, FRAMES_MAX, Filter, Guard, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
+    Counter, FRAMES_MAX, Filter, Generation, Guard, Offsets, Replacement, Sites, THREAD_NAME_LEN, TableRead,
 };
 
-use crate::{netns::reader_name, nftables::key::TraceKey};
+use crate::{netns::reader_name, nftables::key::TraceKey, ruleset::Extension};
 
 use super::{
     KernelBtf,
     commits::{Commits, Committed},
-    link,
+    extensions, link,
     missed::Kprobes,
     object::Object,
     preflight::Families,
@@ -214,6 +214,8 @@ pub struct Attached {
     shape: Shape,
     /// [`Plan::preempted`]
     preempted: bool,
+    /// Where the rules are in an `xt_table_info`.
+    entries: u32,
     owners: Array<MapData, OwnersBytes>,
     guard: Array<MapData, GuardBytes>,
     refusal: Option<String>,
@@ -451,6 +453,7 @@ impl Attached {
             return_probes: Vec::new(),
             shape,
             preempted: plan.preempted,
+            entries: plan.offsets.table_info_entries,
             owners: take_map(&mut ebpf, OWNERS)?,
             guard: take_map(&mut ebpf, "GUARD")?,
             refusal: None,
@@ -738,6 +741,19 @@ impl Attached {
         let held = held.at(self.returns.start_of(function));
         self.keep(Purpose::Extensions, true, [held]);
         Ok(())
+    }
+
+    /// The function behind an extension in the rules of a generation, as the kernel has it in them; see
+    /// [`extensions::function_name`].
+    ///
+    /// # Errors
+    /// The kernel does not let its memory be read.
+    pub(super) fn function_of(
+        &mut self,
+        generation: &Generation,
+        extension: &Extension,
+    ) -> Result<Option<String>, AttachError> {
+        extensions::function_name(&mut self.ebpf, generation.table_info, self.entries, extension)
     }
 
     /// What the reader of rules ([`reader_name`]) got when it last asked the kernel for a table.

@@ -119,6 +119,16 @@ impl Machine {
         symbols::find(BufReader::with_capacity(256 << 10, file), wanted)
     }
 
+    /// The function that an address lies in ([`symbols::containing`]).
+    ///
+    /// # Errors
+    ///
+    /// If the symbol table cannot be read.
+    pub fn function_at(&self, address: u64) -> io::Result<Option<Symbol>> {
+        let file = File::open(self.root.join("proc/kallsyms"))?;
+        symbols::containing(BufReader::with_capacity(256 << 10, file), address)
+    }
+
     /// The data `wanted` that the kernel has.
     ///
     /// # Errors

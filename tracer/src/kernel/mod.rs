@@ -6,6 +6,7 @@ mod code;
 pub mod commits;
 pub mod described;
 pub mod devices;
+mod extensions;
 pub mod functions;
 mod link;
 pub mod machine;

@@ -26,8 +26,10 @@ const NAMESPACES_MAX: usize = 1024;
 pub struct KernelRules {
     /// Whether to ask `iptables-save` and `nft` for texts.
     pub(super) texts: bool,
-    /// Functions that are observed, or cannot be.
-    asked: HashSet<(ExtensionKind, String)>,
+    /// Extensions that are observed, or cannot be.
+    asked: HashSet<(ExtensionKind, Family, String, u8)>,
+    /// Functions that are observed.
+    observed: HashSet<(ExtensionKind, String)>,
     found: Found,
     /// Extensions that cannot be observed, for the summary.
     pub blind: Vec<String>,
@@ -42,6 +44,7 @@ impl KernelRules {
         Self {
             texts,
             asked: HashSet::new(),
+            observed: HashSet::new(),
             found: Found::default(),
             blind: Vec::new(),
             not_followed: BTreeSet::new(),
@@ -102,7 +105,7 @@ impl KernelRules {
                 return Err(format!("the table {name} was replaced each time it was read"));
             }
         };
-        self.observe(attached, &table);
+        self.observe(attached, netns, &table, &read);
         let texts = if self.texts {
             texts(attached, netns, &table, &read)
         } else {
@@ -120,16 +123,16 @@ impl KernelRules {
     }
 
     /// Observes every extension of a table whose answer cannot be replayed.
-    fn observe(&mut self, attached: &mut Attached, table: &Table) {
+    fn observe(&mut self, attached: &mut Attached, netns: &Netns, table: &Table, read: &TableRead) {
         for rule in &table.rules {
             for extension in &rule.matches {
-                self.observe_one(attached, table, ExtensionKind::Match, extension);
+                self.observe_one(attached, netns, table, read, ExtensionKind::Match, extension);
             }
             if let Target::Extension(extension) = &rule.target {
                 let kind = ExtensionKind::Target {
                     headers: replay::changes_headers(extension, table),
                 };
-                self.observe_one(attached, table, kind, extension);
+                self.observe_one(attached, netns, table, read, kind, extension);
             }
         }
     }
@@ -137,30 +140,60 @@ impl KernelRules {
     fn observe_one(
         &mut self,
         attached: &mut Attached,
+        netns: &Netns,
         table: &Table,
+        read: &TableRead,
         kind: ExtensionKind,
         extension: &Extension,
     ) {
+        if replay::purity(extension, table) == Purity::Pure {
+            return;
+        }
+        let key = (kind, table.family, extension.name.clone(), extension.revision);
+        if self.asked.contains(&key) {
+            return;
+        }
         let which = match kind {
             ExtensionKind::Match => replay::Kind::Match,
             ExtensionKind::Target { .. } => replay::Kind::Target,
         };
-        if replay::purity(extension, table) == Purity::Pure {
-            return;
-        }
-        let function = replay::function_name(which, &extension.name, extension.revision, table.family);
-        let key = function.map_or_else(
-            || format!("{} {}", extension.name, extension.revision),
-            str::to_owned,
-        );
-        if !self.asked.insert((kind, key)) {
-            return;
-        }
-        let observed = function.is_some_and(|function| attached.observe(kind, function).is_ok());
-        if !observed {
+        let known = replay::function_name(which, &extension.name, extension.revision, table.family);
+        let is_observed = known.is_some_and(|function| self.observe_function(attached, kind, function)) || {
+            let function = attached.function_of(&read.generation, extension);
+            if !is_still(attached, netns, table, read) {
+                // What was read may have been anything. The rules that are in force now will be asked.
+                return;
+            }
+            let function = function.ok().flatten();
+            function.is_some_and(|function| self.observe_function(attached, kind, &function))
+        };
+        self.asked.insert(key);
+        if !is_observed && !self.blind.contains(&extension.name) {
             self.blind.push(extension.name.clone());
         }
     }
+
+    /// Several extensions may share a function. Returns whether it is observed.
+    fn observe_function(&mut self, attached: &mut Attached, kind: ExtensionKind, function: &str) -> bool {
+        let key = (kind, function.to_owned());
+        if self.observed.contains(&key) {
+            return true;
+        }
+        let is_observed = attached.observe(kind, function).is_ok();
+        if is_observed {
+            self.observed.insert(key);
+        }
+        is_observed
+    }
+}
+
+/// Whether a table has the rules still that were read.
+fn is_still(attached: &Attached, netns: &Netns, table: &Table, read: &TableRead) -> bool {
+    if !matches!(netns.table(table.family, &table.name), Ok(Some(_))) {
+        return false;
+    }
+    let now = attached.table_read();
+    now.is_ok_and(|now| now.generation == read.generation && now.table == read.table)
 }
 
 /// The texts that `iptables-save` prints of a table, if they are those of the rules that were read: the generation
@@ -168,9 +201,7 @@ impl KernelRules {
 fn texts(attached: &Attached, netns: &Netns, table: &Table, read: &TableRead) -> Option<Texts> {
     let saved = netns.save(table.family, &table.name).ok()??;
     let texts = Texts::saved(table, &saved).ok()?;
-    netns.table(table.family, &table.name).ok()??;
-    let after = attached.table_read().ok()?;
-    (after.generation == read.generation && after.table == read.table).then_some(texts)
+    is_still(attached, netns, table, read).then_some(texts)
 }
 
 /// A table that has been given other rules.

@@ -12,11 +12,11 @@ pub enum Kind {
 }
 
 /// The symbol of the function that the kernel calls for an extension: what `xt_match.match` or
-/// `xt_target.target` points to. `None` for what is not in the table; the pointer in the kernel's own blob then
-/// has the answer.
+/// `xt_target.target` points to. `None` for what is not in the table: the pointer in the kernel's own rules then
+/// has the answer, where the kernel tells addresses.
 ///
-/// The names are those of Linux 5.10 to 7.x. All are symbols of modules, one each, but for `rpfilter_mt`, which two
-/// modules have: it comes with its module's name, as `module:symbol`.
+/// The names are those of Linux 5.10 to 7.x. All are symbols of modules, one each. `rpfilter_mt` is not among them, for
+/// two modules have one.
 #[must_use]
 pub fn function_name(kind: Kind, name: &str, revision: u8, family: Family) -> Option<&'static str> {
     match kind {
@@ -94,8 +94,6 @@ fn match_function(name: &str, revision: u8, family: Family) -> Option<&'static s
         ("rateest", 0, _) => "xt_rateest_mt",
         ("realm", 0, Ipv4) => "realm_mt",
         ("recent", 0 | 1, _) => "recent_mt",
-        ("rpfilter", 0, Ipv4) => "ipt_rpfilter:rpfilter_mt",
-        ("rpfilter", 0, Ipv6) => "ip6t_rpfilter:rpfilter_mt",
         ("rt", 0, Ipv6) => "rt_mt6",
         ("sctp", 0, _) => "sctp_mt",
         ("set", 0, Ipv4) => "set_match_v0",
