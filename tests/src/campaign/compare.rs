@@ -16,6 +16,7 @@
 //! - After a `PARTIAL:` line the kernel may have gone on with the same traversal: what follows there may be left.
 //! - A line that tracer says is cut must be the beginning of the kernel's line.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How tracer says that it does not know the rest of a line.
@@ -111,50 +112,58 @@ pub enum Comparison {
     },
 }
 
-/// Compares the first `kernel_len` of the kernel's lines with all of tracer's, among which are `PARTIAL:` lines. The
-/// kernel's further lines may be partners, but need not have any. `losses_max` is how many traversals tracer has itself
-/// counted as lost meanwhile: so many, and no more, may be missing as a whole.
+/// What one side told.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Its lines.
+    pub lines: Vec<String>,
+    /// Those that must have a partner. The others may be partners, but need not have any.
+    pub judged: Range<usize>,
+}
+
+/// Compares the kernel's lines with tracer's, among which are `PARTIAL:` lines. `losses_max` is how many traversals
+/// tracer has itself counted as lost meanwhile: so many, and no more, may be missing as a whole.
 #[must_use]
-pub fn compare<'a, S: AsRef<str>>(
-    kernel: &'a [S],
-    kernel_len: usize,
-    tracer: &'a [S],
-    losses_max: u64,
-) -> Comparison {
+pub fn compare(kernel: &Account, tracer: &Account, losses_max: u64) -> Comparison {
     let end = Instant::now() + TIME_MAX;
     let mut left = Left {
         lines: kernel
+            .lines
             .iter()
-            .map(|line| line.as_ref().trim_end())
+            .map(|line| line.trim_end())
             .enumerate()
             .collect(),
         ends: Vec::new(),
         last_taken: 0,
     };
     let mut missing = Vec::new();
-    for traversal in traversals(tracer) {
+    let is_judged = |traversal: &[Line<'_>]| {
+        let place = traversal.first().map(|line| line.place);
+        place.is_some_and(|place| tracer.judged.contains(&place))
+    };
+    for traversal in traversals(&tracer.lines) {
         if Instant::now() > end || !left.take(&traversal) {
             missing.push(traversal);
         }
     }
     // What tracer lost may lie within another traversal, whose lines are then not together.
-    let mut tracer = Vec::new();
+    let mut unfound = Vec::new();
     for traversal in missing {
-        if losses_max == 0 || !left.take_apart(&traversal) {
-            tracer.extend(traversal.first().map(|line| line.place));
+        if (losses_max == 0 || !left.take_apart(&traversal)) && is_judged(&traversal) {
+            unfound.extend(traversal.first().map(|line| line.place));
         }
     }
-    let unexcused = left.unexcused(kernel_len);
+    let unexcused = left.unexcused(&kernel.judged);
     let lost = pieces(&left, &unexcused);
-    if tracer.is_empty() && lost <= losses_max {
+    if unfound.is_empty() && lost <= losses_max {
         return Comparison::Identical {
-            steps: kernel_len - unexcused.len(),
+            steps: kernel.judged.len() - unexcused.len(),
             lost,
         };
     }
     Comparison::Different {
         kernel: unexcused,
-        tracer,
+        tracer: unfound,
     }
 }
 
@@ -168,11 +177,11 @@ fn pieces(left: &Left<'_>, places: &[usize]) -> u64 {
 
 /// tracer's lines, those that may belong to one traversal together. Two traversals may be taken for one, where the same
 /// packet passes the same table twice in a row, as the original and a copy of it do.
-fn traversals<S: AsRef<str>>(tracer: &[S]) -> Vec<Vec<Line<'_>>> {
+fn traversals(tracer: &[String]) -> Vec<Vec<Line<'_>>> {
     let mut traversals: Vec<Vec<Line<'_>>> = Vec::new();
     let mut last: Option<Vec<&str>> = None;
     for (place, text) in tracer.iter().enumerate() {
-        let text = text.as_ref().trim_end();
+        let text = text.trim_end();
         if let Some(partial) = text.strip_prefix("PARTIAL: ") {
             let of_table = partial.split(':').next().unwrap_or_default();
             if let Some(line) = traversals.last_mut().and_then(|traversal| traversal.last_mut()) {
@@ -329,8 +338,8 @@ impl<'a> Left<'a> {
     }
 
     /// The lines that should have a partner, and are not what follows a partial traversal.
-    fn unexcused(&self, kernel_len: usize) -> Vec<usize> {
-        let lines = self.lines.iter().filter(|(place, _)| *place < kernel_len);
+    fn unexcused(&self, judged: &Range<usize>) -> Vec<usize> {
+        let lines = self.lines.iter().filter(|(place, _)| judged.contains(place));
         let unexcused = lines.filter(|(place, text)| !self.is_rest(*place, text));
         unexcused.map(|(place, _)| *place).collect()
     }
@@ -346,11 +355,35 @@ mod tests {
         )
     }
 
+    fn whole(lines: &[String]) -> Account {
+        Account {
+            lines: lines.to_vec(),
+            judged: 0..lines.len(),
+        }
+    }
+
     fn same(kernel: &[String], tracer: &[String]) -> bool {
         matches!(
-            compare(kernel, kernel.len(), tracer, 0),
+            compare(&whole(kernel), &whole(tracer), 0),
             Comparison::Identical { .. }
         )
+    }
+
+    #[test]
+    fn what_is_not_judged_may_be_a_partner_and_need_not_have_one() {
+        let [a, b, c] = [1, 2, 3].map(|id| line("filter:OUTPUT:policy:2", id));
+        let account = |lines: [&String; 2], judged| Account {
+            lines: lines.map(String::clone).to_vec(),
+            judged,
+        };
+        let same = |kernel: &Account, tracer: &Account| {
+            matches!(compare(kernel, tracer, 0), Comparison::Identical { .. })
+        };
+        // Each side told of one of them before the start of what is judged.
+        assert!(same(&account([&a, &b], 0..2), &account([&b, &a], 1..2)));
+        assert!(same(&account([&c, &b], 1..2), &account([&a, &b], 1..2)));
+        assert!(!same(&account([&c, &b], 0..2), &account([&a, &b], 1..2)));
+        assert!(!same(&account([&c, &b], 1..2), &account([&a, &b], 0..2)));
     }
 
     #[test]
@@ -416,7 +449,7 @@ mod tests {
         let (a, b) = (line("filter:OUTPUT:rule:1", 1), line("filter:OUTPUT:policy:2", 1));
         let (c, d) = (line("raw:OUTPUT:policy:2", 2), line("filter:OUTPUT:policy:2", 2));
         let kernel = [a.clone(), c.clone(), d.clone(), b.clone()];
-        let with = |losses, tracer: &[String]| compare(&kernel, 4, tracer, losses);
+        let with = |losses, tracer: &[String]| compare(&whole(&kernel), &whole(tracer), losses);
         let tracer = [d.clone(), a.clone(), b.clone()];
         assert!(matches!(with(0, &tracer), Comparison::Different { .. }));
         assert_eq!(with(1, &tracer), Comparison::Identical { steps: 3, lost: 1 });

@@ -192,7 +192,7 @@ struct Trial {
 impl Trial {
     /// Why traversals were partial; numbers are left out, so that they can be counted.
     fn partial(&self) -> impl Iterator<Item = String> {
-        self.accounts.tracer.iter().filter_map(|line| {
+        self.accounts.tracer.lines.iter().filter_map(|line| {
             let reason = line.strip_prefix("PARTIAL: ")?.splitn(3, ':').nth(2)?.trim();
             let plain = |word: &str| {
                 if word.trim_start_matches("0x").chars().any(|c| c.is_ascii_digit()) {
@@ -232,18 +232,17 @@ fn trial(observer: &mut Observer, ruleset: &Ruleset, packets_seed: u64) -> Resul
     told("both ended");
     drop(network);
     told("network gone");
-    let disagrees = accounts.tracer.iter().position(|line| line.contains(DISAGREES));
+    let disagrees = accounts
+        .tracer
+        .lines
+        .iter()
+        .position(|line| line.contains(DISAGREES));
     let comparison = match disagrees {
         Some(line) => Comparison::Different {
             kernel: Vec::new(),
             tracer: vec![line],
         },
-        None => compare::compare(
-            &accounts.kernel,
-            accounts.kernel_len,
-            &accounts.tracer,
-            accounts.losses,
-        ),
+        None => compare::compare(&accounts.kernel, &accounts.tracer, accounts.losses),
     };
     Ok(Trial { accounts, comparison })
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::compare;
+use super::compare::{self, Account};
 use super::network::Network;
 use crate::command::Running;
 use crate::kmsg;
@@ -63,12 +63,10 @@ impl std::error::Error for Overrun {}
 
 /// What both sides said of one ruleset.
 pub(super) struct Accounts {
-    /// The kernel's `TRACE:` lines; there may be more after the last that must have a partner.
-    pub(super) kernel: Vec<String>,
-    /// How many of them must have one.
-    pub(super) kernel_len: usize,
+    /// The kernel's `TRACE:` lines.
+    pub(super) kernel: Account,
     /// tracer's lines.
-    pub(super) tracer: Vec<String>,
+    pub(super) tracer: Account,
     /// Traversals that tracer has counted as lost meanwhile.
     pub(super) losses: u64,
 }
@@ -154,21 +152,18 @@ impl Observer {
         Ok(())
     }
 
-    /// Ends with a ruleset: what both sides said of it.
+    /// Ends with a ruleset: what both sides said of it. tracer tells of a traversal when it is over, the kernel line by
+    /// line, so near a marker their order may differ: what is judged of one side may have its partner before the first
+    /// marker, or after the last one, of the other side.
     pub(super) fn end(&mut self, network: &Network) -> Result<Accounts> {
         self.mark(network, LAST)?;
         self.mark(network, END)?;
-        let mut tracer: Vec<String> = self.printed.lines().map(str::to_owned).collect();
-        let first = place(&self.kernel, FIRST)?;
-        // All that was logged before the last marker is told of before the one after it, at the latest.
-        let kernel_len = place(&self.kernel, LAST)? - first;
-        tracer.truncate(place(&tracer, END)?);
-        tracer.drain(..place(&tracer, FIRST)?);
+        let kernel = account(std::mem::take(&mut self.kernel), LAST)?;
+        let tracer = account(self.printed.lines().map(str::to_owned).collect(), END)?;
         let losses = self.losses()?;
         let before = std::mem::replace(&mut self.losses, losses);
         Ok(Accounts {
-            kernel: self.kernel.split_off(first),
-            kernel_len,
+            kernel,
             tracer,
             losses: losses.saturating_sub(before),
         })
@@ -209,6 +204,12 @@ impl Observer {
             _ => Ok(words()),
         }
     }
+}
+
+/// Lines of which those are judged that are between the first marker and this one.
+fn account(lines: Vec<String>, last: u16) -> Result<Account> {
+    let judged = place(&lines, FIRST)?..place(&lines, last)?;
+    Ok(Account { lines, judged })
 }
 
 /// Where the first line of a marker is. A copy of it counts as well: there are no others of the marker before.

@@ -35,8 +35,8 @@ pub(super) fn difference(accounts: &Accounts, comparison: &Comparison) -> String
     };
     let (kernel, tracer) = (unexcused.first().copied(), unfound.first().copied());
     let (kernel_line, tracer_line) = (
-        kernel.and_then(|place| accounts.kernel.get(place)),
-        tracer.and_then(|place| accounts.tracer.get(place)),
+        kernel.and_then(|place| accounts.kernel.lines.get(place)),
+        tracer.and_then(|place| accounts.tracer.lines.get(place)),
     );
     let mut text = format!(
         "kernel line without partner:  {}\ntracer's traversal not found: {}\nwithout partner, {}:\n",
@@ -45,7 +45,7 @@ pub(super) fn difference(accounts: &Accounts, comparison: &Comparison) -> String
         unexcused.len()
     );
     for place in unexcused.iter().take(UNEXCUSED_MAX) {
-        text += &format!("  {}\n", accounts.kernel[*place]);
+        text += &format!("  {}\n", accounts.kernel.lines[*place]);
     }
     let Some(packet) = tracer_line.or(kernel_line).map(|line| compare::packet(line)) else {
         return text;
@@ -61,8 +61,8 @@ pub(super) fn difference(accounts: &Accounts, comparison: &Comparison) -> String
         });
         chosen.map(|line| line.trim_end().to_owned()).collect()
     };
-    let of_kernel = of_packet(&accounts.kernel, kernel);
-    let of_tracer = of_packet(&accounts.tracer, tracer);
+    let of_kernel = of_packet(&accounts.kernel.lines, kernel);
+    let of_tracer = of_packet(&accounts.tracer.lines, tracer);
     text += "the packet, - only the kernel, + only tracer:\n";
     for line in diff(&of_kernel, &of_tracer).iter().take(LINES_MAX) {
         // Writing to a string cannot fail.
@@ -75,8 +75,8 @@ pub(super) fn difference(accounts: &Accounts, comparison: &Comparison) -> String
 pub(super) fn whole(accounts: &Accounts) -> String {
     format!(
         "kernel:\n{}\ntracer:\n{}\n",
-        accounts.kernel[..accounts.kernel_len].join("\n"),
-        accounts.tracer.join("\n")
+        accounts.kernel.lines.join("\n"),
+        accounts.tracer.lines.join("\n")
     )
 }
 
