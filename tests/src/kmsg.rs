@@ -38,30 +38,17 @@ impl Log {
     /// When the log cannot be read, or records were overwritten before they were read.
     pub fn read(&mut self) -> Result<Vec<String>> {
         let mut texts = Vec::new();
-        match self.read_into(&mut texts, usize::MAX)? {
-            true => Ok(texts),
-            false => bail!("failed to read: /dev/kmsg: records were overwritten before they were read"),
-        }
-    }
-
-    /// Appends the texts logged since the last call, until there are so many: what logs may be faster than we are. False if
-    /// others were overwritten before they were read: then those that are left come with the next call.
-    ///
-    /// # Errors
-    ///
-    /// When the log cannot be read.
-    pub fn read_into(&mut self, texts: &mut Vec<String>, len_max: usize) -> Result<bool> {
         let mut buffer = [0; RECORD];
-        while texts.len() < len_max {
+        loop {
             match self.0.read(&mut buffer) {
                 Ok(count) => texts.extend(text(&buffer[..count])),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-                // The kernel says so once, and goes on with the oldest record that there is.
-                Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(texts),
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                    bail!("failed to read: /dev/kmsg: records were overwritten before they were read")
+                }
                 Err(error) => return Err(error).context("failed to read: /dev/kmsg"),
             }
         }
-        Ok(true)
     }
 }
 

@@ -47,22 +47,33 @@ mod request {
 
 /// Sets `lo` up in the current network namespace.
 fn loopback_up() -> Result<()> {
-    let failed = "failed to set up: lo";
+    set_flags("lo", libc::IFF_UP).context("failed to set up: lo")
+}
+
+/// Sets a device of the current network namespace down.
+///
+/// # Errors
+///
+/// When there is no such device.
+pub fn set_down(device: &str) -> Result<()> {
+    set_flags(device, 0).with_context(|| format!("failed to set down: {device}"))
+}
+
+fn set_flags(device: &str, flags: libc::c_int) -> Result<()> {
     let socket = socket(
         AddressFamily::Inet,
         SockType::Datagram,
         SockFlag::SOCK_CLOEXEC,
         None,
-    )
-    .context(failed)?;
+    )?;
     // SAFETY: all zeros is a valid value of this plain struct.
-    let mut flags: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in flags.ifr_name.iter_mut().zip(b"lo") {
-        *to = libc::c_char::try_from(*from).context(failed)?;
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(device.as_bytes()) {
+        *to = libc::c_char::try_from(*from)?;
     }
-    flags.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).context(failed)?;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags)?;
     // SAFETY: the pointer is to a live ifreq.
-    unsafe { request::set_interface_flags(socket.as_raw_fd(), &raw const flags) }.context(failed)?;
+    unsafe { request::set_interface_flags(socket.as_raw_fd(), &raw const request) }?;
     Ok(())
 }
 
@@ -143,13 +154,22 @@ impl Namespace {
     ///
     /// Those of `body`, and when the namespace cannot be entered.
     pub fn enter<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let path = path(&self.name);
+        let door = self.door()?;
         in_thread(|| {
-            let file = File::open(&path).with_context(|| format!("failed to open: {}", path.display()))?;
-            setns(file, CloneFlags::CLONE_NEWNET)
-                .with_context(|| format!("failed to enter: {}", path.display()))?;
+            door.enter()?;
             body()
         })
+    }
+
+    /// What a thread may enter it by that will stay there.
+    ///
+    /// # Errors
+    ///
+    /// When the namespace is gone.
+    pub fn door(&self) -> Result<Door> {
+        let path = path(&self.name);
+        let file = File::open(&path).with_context(|| format!("failed to open: {}", path.display()))?;
+        Ok(Door(file))
     }
 
     /// Connects the current namespace with this one: device `outside` here, `inside` there, both up.
@@ -164,6 +184,21 @@ impl Namespace {
         ))?;
         command::run(&format!("ip link set {outside} up"))?;
         self.ip(&format!("link set {inside} up")).map(drop)
+    }
+}
+
+/// A way into a namespace, which it keeps alive.
+#[derive(Debug)]
+pub struct Door(File);
+
+impl Door {
+    /// Moves the calling thread into the namespace.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn enter(self) -> Result<()> {
+        setns(self.0, CloneFlags::CLONE_NEWNET).context("failed to enter network namespace")
     }
 }
 

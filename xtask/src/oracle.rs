@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Everything follows from it; a fresh one is printed
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
+    /// Begin with the ruleset of this number
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    first: u64,
     /// Only the ruleset of this number
     #[arg(long, value_name = "INDEX")]
     only: Option<u64>,
@@ -77,6 +80,7 @@ pub(crate) fn job(backend: &str, kernel: Series, rulesets: u64, seed: u64) -> Jo
 pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(fresh_seed);
     let mut job = job(&args.backend, args.kernel, args.rulesets, seed);
+    job.argv.extend(["--first".into(), args.first.to_string().into()]);
     if let Some(only) = args.only {
         job.argv.extend(["--only".into(), only.to_string().into()]);
     }

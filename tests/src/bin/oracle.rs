@@ -18,6 +18,9 @@ struct Cli {
     /// Everything follows from it
     #[arg(long)]
     seed: u64,
+    /// Begin with the ruleset of this number
+    #[arg(long, default_value_t = 0)]
+    first: u64,
     /// Only the ruleset of this number
     #[arg(long)]
     only: Option<u64>,
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let campaign = Campaign {
         seed: cli.seed,
         rulesets: cli.rulesets,
+        first: cli.first,
         only: cli.only,
         shrink: cli.shrink,
         verbose: cli.verbose,

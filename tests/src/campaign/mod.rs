@@ -9,6 +9,7 @@ pub mod network;
 pub mod nft;
 pub mod rules;
 
+mod loops;
 mod observe;
 mod report;
 mod shrink;
@@ -24,8 +25,9 @@ use anyhow::{Result, bail};
 use fastrand::Rng;
 
 use self::compare::Comparison;
+use self::loops::Endless;
 use self::network::{Network, Right};
-use self::observe::{Accounts, Observer, Overrun};
+use self::observe::{Accounts, Observer};
 use self::rules::{Family, Ruleset};
 use self::traffic::Overlong;
 use crate::processors::SoftirqTurns;
@@ -38,6 +40,8 @@ pub struct Campaign {
     pub seed: u64,
     /// Rulesets to try.
     pub rulesets: u64,
+    /// The first of them, by its number.
+    pub first: u64,
     /// Only this one.
     pub only: Option<u64>,
     /// Whether to look for a small ruleset that still shows a difference.
@@ -114,7 +118,9 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
     }
     let mut observer = Observer::start(campaign.verify)?;
     let mut outcome = Outcome::default();
-    let mut indices = campaign.only.map_or(0..u64::MAX, |only| only..only + 1);
+    let mut indices = campaign
+        .only
+        .map_or(campaign.first..u64::MAX, |only| only..only + 1);
     let rulesets = campaign.only.map_or(campaign.rulesets, |_| 1);
     while outcome.tried < rulesets && outcome.endless <= rulesets {
         let Some(index) = indices.next() else { break };
@@ -130,7 +136,7 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
                 trial
             }
             Err(error) => {
-                if error.is::<Overrun>() {
+                if error.is::<Endless>() {
                     outcome.endless += 1;
                 } else {
                     outcome.tried += 1;
@@ -226,7 +232,7 @@ fn trial(observer: &mut Observer, ruleset: &Ruleset, packets_seed: u64) -> Resul
     observer.begin(&network)?;
     told("tracer ready");
     let rng = &mut Rng::with_seed(packets_seed);
-    traffic::send(rng, &network, Overlong::Sent, || observer.read())?;
+    traffic::send(rng, &network, Overlong::Sent, || observer.read(&network))?;
     told("packets sent");
     let accounts = observer.end(&network)?;
     told("both ended");

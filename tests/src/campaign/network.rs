@@ -14,6 +14,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
+use super::loops::{Endless, Watch};
 use crate::command;
 use crate::netns::Namespace;
 use crate::trace_log;
@@ -41,6 +42,8 @@ pub enum Right {
 /// The three namespaces.
 #[derive(Debug)]
 pub struct Network {
+    /// Goes before the namespaces.
+    watch: Watch,
     /// In the middle, with the rules.
     pub node: Namespace,
     /// A peer.
@@ -77,8 +80,10 @@ impl Network {
             command::run("modprobe -a bridge br_netfilter")?;
         }
         let [node, left, right] = [NODE, "oracle-left", "oracle-right"].map(Namespace::new);
+        let node = node?;
         let network = Self {
-            node: node?,
+            watch: Watch::start(&node)?,
+            node,
             left: left?,
             right: right?,
         };
@@ -135,6 +140,11 @@ impl Network {
         )?;
         network.node.enter(trace_log::set_loggers)?;
         Ok(network)
+    }
+
+    /// An error once packets went round without end; then its devices are down.
+    pub(super) fn check(&self) -> Result<(), Endless> {
+        self.watch.check()
     }
 }
 

@@ -1,7 +1,5 @@
 //! Both accounts of what happened: the kernel's log and tracer's output.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::net::UdpSocket;
@@ -12,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::compare::{self, Account};
+use super::compare::Account;
 use super::network::Network;
 use crate::command::Running;
 use crate::kmsg;
@@ -26,8 +24,6 @@ const ERRORS: &str = "/tmp/oracle-tracer.err";
 /// OUTPUT logs at least one line for each.
 const FIRST: u16 = 64001;
 const LAST: u16 = 64002;
-/// Packets that are shown where the kernel logged too much.
-const MOST_LOGGED: usize = 4;
 
 /// A datagram before them, and one after them.
 const READY: u16 = 64000;
@@ -43,23 +39,6 @@ pub(super) struct Observer {
     /// What tracer had counted as lost when it was last asked.
     losses: u64,
 }
-
-/// Lines of one ruleset; they are some thousands at most, unless they do not come to an end.
-const LINES_MAX: usize = 40_000;
-
-/// The kernel logged more than its buffer holds, or than its packets can have met. Rules can send a packet round and round, as where what comes in is
-/// copied, and the copy is routed to the machine itself.
-#[derive(Debug)]
-pub(super) struct Overrun(Vec<String>);
-
-impl fmt::Display for Overrun {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("packets go round without end, most lines are of")?;
-        self.0.iter().try_for_each(|packet| write!(f, "\n{packet}"))
-    }
-}
-
-impl std::error::Error for Overrun {}
 
 /// What both sides said of one ruleset.
 pub(super) struct Accounts {
@@ -103,7 +82,7 @@ impl Observer {
     /// Begins with a ruleset that was loaded. tracer reads rules as they come into force, before it looks at packets
     /// that come later: so once it has told of one, it knows them all and observes what is in them.
     pub(super) fn begin(&mut self, network: &Network) -> Result<()> {
-        self.read()?;
+        self.read(network)?;
         self.kernel.clear();
         self.printed.clear();
         self.mark(network, READY)?;
@@ -120,7 +99,7 @@ impl Observer {
         })?;
         wait::until("both sides to see the marker", || {
             self.still_there()?;
-            self.read()?;
+            self.read(network)?;
             let seen = |mut lines: std::str::Lines<'_>| lines.any(|line| is_marker(line, port));
             Ok(self.kernel.iter().any(|line| is_marker(line, port)) && seen(self.printed.lines()))
         })
@@ -135,17 +114,12 @@ impl Observer {
     }
 
     /// Takes what has come; often enough that the kernel's buffer does not wrap around.
-    pub(super) fn read(&mut self) -> Result<()> {
-        let mut logged = Vec::new();
-        let is_whole = self.log.read_into(&mut logged, LINES_MAX)?;
-        if !is_whole {
-            self.log.read_into(&mut logged, LINES_MAX)?;
-        }
-        logged.retain(|line| line.starts_with("TRACE: "));
-        self.kernel.append(&mut logged);
-        if !is_whole || self.kernel.len() >= LINES_MAX {
-            return Err(Overrun(most_logged(&self.kernel)).into());
-        }
+    pub(super) fn read(&mut self, network: &Network) -> Result<()> {
+        let logged = self.log.read();
+        network.check()?;
+        let lines = logged?.into_iter();
+        self.kernel
+            .extend(lines.filter(|line| line.starts_with("TRACE: ")));
         self.output
             .read_to_string(&mut self.printed)
             .with_context(|| format!("failed to read: {OUTPUT}"))?;
@@ -235,20 +209,6 @@ fn losses_in(answer: &str) -> u64 {
     });
     lost.filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok())
         .sum()
-}
-
-/// The packets with the most lines, with how many.
-fn most_logged(lines: &[String]) -> Vec<String> {
-    let mut counts = BTreeMap::<_, usize>::new();
-    for line in lines {
-        *counts.entry(compare::packet(line)).or_default() += 1;
-    }
-    let mut most: Vec<_> = counts.into_iter().collect();
-    most.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    most.truncate(MOST_LOGGED);
-    most.iter()
-        .map(|(packet, count)| format!("  {count} lines: {}", packet.join(" ")))
-        .collect()
 }
 
 /// The answer that tracer gave last, or all that it said.

@@ -38,6 +38,7 @@ fn judged(backend: &str, rulesets: u64, run: impl FnOnce(&Campaign) -> Result<Ou
     let outcome = run(&Campaign {
         seed,
         rulesets,
+        first: 0,
         only: None,
         shrink: false,
         verbose: false,

@@ -22,8 +22,9 @@ use fastrand::Rng;
 use serde_json::Value;
 
 use self::compare::Account;
-use self::monitor::{Endless, Monitor};
+use self::monitor::Monitor;
 use self::numbers::Numbers;
+use super::loops::Endless;
 use super::network::{Network, Right};
 use super::rules::{Family, Ruleset};
 use super::traffic::Overlong;
@@ -83,7 +84,9 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
     let _turns = SoftirqTurns::new()?;
     let mut observer = Observer::start()?;
     let mut outcome = Outcome::default();
-    let mut indices = campaign.only.map_or(0..u64::MAX, |only| only..only + 1);
+    let mut indices = campaign
+        .only
+        .map_or(campaign.first..u64::MAX, |only| only..only + 1);
     let rulesets = campaign.only.map_or(campaign.rulesets, |_| 1);
     while outcome.tried < rulesets && outcome.endless <= rulesets {
         let Some(index) = indices.next() else { break };
@@ -316,6 +319,13 @@ fn mark(network: &Network, port: u16) -> Result<()> {
     })
 }
 
+/// Takes the kernel's messages. What goes round without end may be more than there is room for.
+fn read(monitor: &mut Monitor, network: &Network) -> Result<()> {
+    let read = monitor.read();
+    network.check()?;
+    read
+}
+
 /// A trial in which tracer's programs were run whenever they were to. Else it is run again: the kernel leaves a program
 /// out in an interrupt that came while another one ran (`trace_call_bpf`, `kernel/trace/bpf_trace.c`); not every kernel
 /// counts that, so it is counted here.
@@ -373,7 +383,7 @@ fn trial(
     observer.journeys.clear();
     mark(&network, FIRST)?;
     wait::until("both sides to see the marker", || {
-        monitor.read()?;
+        read(&mut monitor, &network)?;
         observer.read()?;
         let mut journeys = observer.journeys.iter();
         let is_told = journeys.any(|journey| compare::is_markers(journey, FIRST));
@@ -387,7 +397,7 @@ fn trial(
     // Of a packet whose headers lead beyond its end the kernel cannot make a message: `nf_trace_fill_pkt_info`
     // (`net/netfilter/nf_tables_trace.c`) copies the transport header from there, fails, and none is sent.
     let rng = &mut Rng::with_seed(packets_seed);
-    traffic::send(rng, &network, Overlong::LeftOut, || monitor.read())?;
+    traffic::send(rng, &network, Overlong::LeftOut, || read(&mut monitor, &network))?;
     mark(&network, LAST)?;
     told_time("packets sent");
 
@@ -395,7 +405,7 @@ fn trial(
     let end = Instant::now() + SETTLE_TIME_MAX;
     let (mut runs, mut last) = (0, Instant::now());
     loop {
-        monitor.read()?;
+        read(&mut monitor, &network)?;
         observer.read()?;
         if monitor.runs().len() > runs {
             (runs, last) = (monitor.runs().len(), Instant::now());

@@ -1,7 +1,6 @@
 //! The kernel's trace messages, grouped into runs of a base chain.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
@@ -99,22 +98,6 @@ pub(super) struct Packet {
     pub(super) ports: Option<(u16, u16)>,
 }
 
-/// The kernel has more messages than there is room for, or does not come to an end: rules can send a packet round and
-/// round, as where what comes in is copied, and the copy is routed to the machine itself.
-#[derive(Debug)]
-pub(super) struct Endless;
-
-impl fmt::Display for Endless {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("packets go round without end")
-    }
-}
-
-impl std::error::Error for Endless {}
-
-/// Runs of one ruleset; they are some hundreds at most, unless they do not come to an end.
-const RUNS_MAX: usize = 20_000;
-
 /// Listens in the namespace that it was opened in.
 pub(super) struct Monitor {
     fd: OwnedFd,
@@ -162,7 +145,6 @@ impl Monitor {
             let len = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(len) => len,
                 Err(Errno::EAGAIN) => return Ok(()),
-                Err(Errno::ENOBUFS) => return Err(Endless.into()),
                 Err(error) => return Err(error).context("failed to read: trace messages"),
             };
             let bytes = std::mem::take(&mut self.buffer);
@@ -171,9 +153,6 @@ impl Monitor {
                 .try_for_each(|answer| self.take(&answer));
             self.buffer = bytes;
             taken.context("failed to decode: trace message")?;
-            if self.done.len() >= RUNS_MAX {
-                return Err(Endless.into());
-            }
         }
     }
 
