@@ -171,7 +171,10 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
                 print!("{}", report::difference(&trial.accounts, &trial.comparison));
                 print!("{}", report::rerun("legacy", campaign.seed, index));
                 let small = if campaign.shrink {
-                    shrink::small(&mut observer, &ruleset, packets_seed)
+                    shrink::small(&ruleset, |ruleset| {
+                        let trial = self::trial(&mut observer, ruleset, packets_seed).ok()?;
+                        matches!(trial.comparison, Comparison::Different { .. }).then_some(trial)
+                    })
                 } else {
                     None
                 };
