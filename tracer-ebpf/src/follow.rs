@@ -103,7 +103,8 @@ pub(crate) fn known(skb: u64, now: &Life) -> Option<Life> {
 /// Whether a packet that was last seen at `before` can be seen `now`.
 #[inline(always)]
 fn comes_after(before: &Life, now: &Life) -> bool {
-    let same_packet = before.fingerprint == now.fingerprint;
+    let same_packet = before.fingerprint == now.fingerprint
+        || crate::ip::is_fragment_of(before.fingerprint, now.fingerprint);
     if before.netns != now.netns {
         return same_packet;
     }

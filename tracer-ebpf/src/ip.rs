@@ -27,7 +27,12 @@ pub(crate) fn fingerprint(header: u64, family: u8) -> Result<u64, Gap> {
         } else {
             start[1]
         };
-        Ok(u64::from(protocol) << 32 | u64::from(start[2]) << 16 | u64::from(len))
+        let fragment = if u16::from_be(start[3]) & FRAGMENT_FIELD == 0 {
+            0
+        } else {
+            FRAGMENT
+        };
+        Ok(fragment | u64::from(protocol) << 32 | u64::from(start[2]) << 16 | u64::from(len))
     } else {
         let start: [u32; 2] = read(header, 0)?;
         let flow_label = u32::from_be(start[0]) & 0x000f_ffff;
@@ -37,8 +42,36 @@ pub(crate) fn fingerprint(header: u64, family: u8) -> Result<u64, Gap> {
         } else {
             start[1] & 0xffff
         };
-        Ok(1 << 63 | u64::from(flow_label) << 32 | u64::from(next_header) << 16 | u64::from(len))
+        let fragment = if next_header == NEXTHDR_FRAGMENT {
+            FRAGMENT
+        } else {
+            0
+        };
+        Ok(IPV6 | fragment | u64::from(flow_label) << 32 | u64::from(next_header) << 16 | u64::from(len))
     }
+}
+
+/// In a fingerprint: of IPv6.
+const IPV6: u64 = 1 << 63;
+/// In a fingerprint: of a fragment. Of IPv6 where its header is the first one behind the IP header.
+const FRAGMENT: u64 = 1 << 62;
+/// `IP_MF | IP_OFFSET`, `include/net/ip.h`.
+const FRAGMENT_FIELD: u16 = 0x3fff;
+/// `NEXTHDR_FRAGMENT`, `include/net/ipv6.h`.
+const NEXTHDR_FRAGMENT: u32 = 44;
+
+/// Whether one of them is a fragment of the other. The `sk_buff` of the last fragment that comes becomes the packet that
+/// is put together (`inet_frag_reasm_prepare`, `net/ipv4/inet_fragment.c`), and that of a packet which was put together
+/// becomes the first fragment again when it leaves (`ip_do_fragment`, `net/ipv4/ip_output.c`): nothing is freed.
+#[inline(always)]
+pub(crate) fn is_fragment_of(one: u64, other: u64) -> bool {
+    // All but the length, of IPv6 also but what comes next.
+    let kept = if one & IPV6 == 0 {
+        u64::MAX << 16
+    } else {
+        u64::MAX << 32
+    };
+    (one ^ other) & kept == FRAGMENT
 }
 
 /// A packet from its network header on, as far as most filters look: without options or extension headers, that is

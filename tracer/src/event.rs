@@ -69,6 +69,16 @@ impl Event {
         }
         Traversal::decode(bytes).map(|traversal| Self::Traversal(Box::new(traversal)))
     }
+
+    /// When it was over, `CLOCK_MONOTONIC`; zero of what only goes with another one, or of which more comes.
+    #[must_use]
+    pub fn over_ns(&self) -> u64 {
+        match self {
+            Self::Traversal(traversal) => traversal.left_ns,
+            Self::End(end) => end.ended_ns,
+            Self::Witness(_) | Self::Changed(_) => 0,
+        }
+    }
 }
 
 impl End {

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -11,10 +12,10 @@ use nix::mount::{MsFlags, mount, umount};
 use nix::sys::signal::Signal;
 
 use super::trial;
-use crate::command::{Running, run};
+use crate::command::{Running, run, run_with};
 use crate::kernel_state::{Instruments, untouchable};
-use crate::neighbours::{Family, LEFT, NODE, Neighbours};
-use crate::tracer::{Summary, THIS_NETNS, Tracer, exit};
+use crate::neighbours::{FAMILIES, Family, LEFT, NODE, Neighbours};
+use crate::tracer::{Summary, THIS_NETNS, Text, Tracer, exit};
 use crate::traffic::{Place, datagram, settle};
 use crate::wait;
 
@@ -26,6 +27,8 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("ends::closed_pipe", closed_pipe),
         trial("ends::full_disk", full_disk),
         trial("ends::in_a_flood", in_a_flood),
+        trial("ends::fragments", fragments),
+        trial("ends::behind", behind),
         trial("ends::not_root", not_root),
         trial("ends::node_is_untouched", || node_is_untouched("")),
         trial("ends::node_is_untouched_by_verifying", || {
@@ -283,6 +286,80 @@ fn in_a_flood() -> Result<()> {
     run("iptables-legacy -t mangle -F")?;
     flooded.and(told)?;
     ensure!(stopped? == Some(exit::DONE), "{}", tracer.said()?);
+    Ok(())
+}
+
+/// Where tracer gets no processor for a while, no packet is taken to have gone whose end is in the buffer.
+fn behind() -> Result<()> {
+    /// More records than are read at once, with an end of such a batch within a packet's.
+    const PACKETS: usize = 100;
+    /// Longer than nothing may be seen of a packet before it is taken to have gone.
+    const BEHIND: Duration = Duration::from_millis(1500);
+
+    tables()?;
+    let tracer = Tracer::start(&format!("--format json {THIS_NETNS} --proto udp --dport 2"))?;
+    tracer.hold()?;
+    some_packets(PACKETS)?;
+    let since = Instant::now();
+    wait::until("records to be old", || Ok(since.elapsed() > BEHIND))?;
+    tracer.go_on()?;
+    let Text { shown, said } = tracer.stop_as_text()?;
+    let whole = shown
+        .lines()
+        .filter(|line| line.contains("\"end_seen\":true"))
+        .count();
+    ensure!(
+        shown.lines().count() == PACKETS && whole == PACKETS,
+        "{whole} of {PACKETS} packets are whole: {said}"
+    );
+    Ok(())
+}
+
+/// What a packet is put together from ends with it, and it goes on in the place of its last fragment, also where tables saw
+/// that one before: no end is missing, and none is said to be.
+fn fragments() -> Result<()> {
+    /// Of a datagram of this length, over a link that takes 1,500 bytes.
+    const FRAGMENTS: usize = 3;
+    const LEN: usize = 4000;
+
+    let neighbours = Neighbours::new()?;
+    // Before fragments are put together, which a rule that asks for connections brings, and after.
+    run_with(
+        "nft -f -",
+        "table inet n {\n\
+         chain early { type filter hook prerouting priority -500; }\n\
+         chain late { type filter hook prerouting priority 0; ct state new counter; }\n}\n",
+    )?;
+    for family in FAMILIES {
+        let tracer = Tracer::start(&format!("--format json {THIS_NETNS} {}", family.flag()))?;
+        let node = family.address(LEFT, NODE);
+        let receiver = Place::Here.udp(node, 6005)?;
+        let from = Neighbours::left(family);
+        datagram(Place::There(&neighbours.left), from, (node, 6005).into(), LEN)?;
+        // So that it is used up.
+        let mut bytes = vec![0; LEN];
+        receiver.recv(&mut bytes).context("failed to receive")?;
+        let Text { shown, said } = tracer.stop_as_text()?;
+        let mut fragments = Vec::new();
+        for line in shown.lines() {
+            let journey: serde_json::Value = serde_json::from_str(line).context("no JSON")?;
+            if journey["tables"][0]["chain"] == "early" && journey["packet"]["protocol_number"] == 17 {
+                fragments.push(journey);
+            }
+        }
+        let passed = |journey: &serde_json::Value| journey["tables"].as_array().map_or(0, Vec::len);
+        let whole = fragments.iter().filter(|journey| passed(journey) == 2).count();
+        ensure!(
+            fragments.len() == FRAGMENTS
+                && whole == 1
+                && fragments.iter().all(|journey| journey["end_seen"] == true),
+            "{family:?}: {shown}"
+        );
+        ensure!(
+            !said.contains("noticed when its address was used again"),
+            "{family:?}: {said}"
+        );
+    }
     Ok(())
 }
 

@@ -87,6 +87,8 @@ pub(super) struct Live {
     device_names: DeviceNames,
     functions: Functions,
     places: LivePlaces,
+    /// All that happened up to this time, `CLOCK_MONOTONIC`, has been read.
+    read_ns: u64,
     /// Traversals that came.
     traversals: u64,
     /// How many of them are kept, where they are only kept.
@@ -152,6 +154,7 @@ impl Live {
             device_names: DeviceNames::default(),
             places: LivePlaces::of(machine.root(), own_netns),
             functions: Functions::of(machine.root().join("proc/kallsyms")),
+            read_ns: 0,
             traversals: 0,
         })
     }
@@ -161,17 +164,13 @@ impl Live {
         self.recorder.is_some() || self.results.as_ref().is_some_and(Results::need_ends)
     }
 
-    /// Whether time alone can bring results.
-    pub(super) fn waits(&self) -> bool {
-        self.results.as_ref().is_some_and(Results::wait)
-    }
-
-    /// Shows what is over by now; why nothing more is to be shown.
-    pub(super) fn moment(&mut self) -> Result<Option<End>, Failure> {
+    /// Shows what is over; why nothing more is to be shown. What is over is known up to the time that records were read to:
+    /// on a busy machine those of packets that seem to have gone may still be in the buffer.
+    fn moment(&mut self) -> Result<Option<End>, Failure> {
         let Some(results) = &mut self.results else {
             return Ok((self.kept_max == Some(self.traversals)).then_some(End::Enough));
         };
-        results.at(monotonic_ns())?;
+        results.at(self.read_ns)?;
         results.flush()?;
         Ok(match results.state() {
             State::Open => None,
@@ -285,10 +284,13 @@ impl Live {
                 if let Some(paths) = &mut self.paths {
                     paths.explainer.seen(began_ns);
                 }
+                self.read_ns = self.read_ns.max(began_ns);
                 drained = Drained::Empty;
                 break;
             };
-            match event.context("failed to decode: record")? {
+            let event = event.context("failed to decode: record")?;
+            self.read_ns = self.read_ns.max(event.over_ns());
+            match event {
                 Event::Traversal(part) => match self.parts.join(*part) {
                     Some(whole) => self.traversal(whole, attached)?,
                     None => self.record(),

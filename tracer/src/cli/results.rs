@@ -256,14 +256,6 @@ impl Results {
         self.journeys.is_some()
     }
 
-    /// Whether there are journeys that wait for something to come, or for time to pass.
-    #[must_use]
-    pub fn wait(&self) -> bool {
-        self.journeys
-            .as_ref()
-            .is_some_and(|journeys| !journeys.is_empty())
-    }
-
     /// What is wanted yet.
     #[must_use]
     pub fn state(&self) -> State {

@@ -208,7 +208,7 @@ fn second_source(machine: &Machine, plan: &Plan, trace_bit: Option<u32>) -> Resu
 
 /// The programs wake us when this share of the buffer is full, for that costs a packet more than all else.
 const WAKE_SHARE: u32 = 4;
-/// So we look ourselves this often: nobody waits longer to see a packet.
+/// So we look ourselves this often: nobody waits longer to see a packet, or that one is over of which nothing comes any more.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 async fn trace(args: &TraceArgs, plan: &Plan, mut live: Live) -> Result<(), Failure> {
@@ -260,8 +260,6 @@ async fn follow(
     guard: &mut Guard,
     deadline: Option<Instant>,
 ) -> Result<End, Failure> {
-    let mut moments = tokio::time::interval(MOMENT);
-    moments.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -273,11 +271,6 @@ async fn follow(
             },
             () = at(deadline) => return Ok(End::Asked),
             () = at(live.flush_due()) => live.flush(attached.get_ref())?,
-            _ = moments.tick(), if live.waits() => {
-                if let Some(end) = live.moment()? {
-                    return Ok(end);
-                }
-            }
             ready = readable(replaced) => {
                 live.keep_up(attached.get_mut());
                 ready.context("failed to watch: replacements of rules")?.clear_ready();
@@ -363,9 +356,6 @@ async fn at(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
-
-/// How often it is seen whether journeys are over for which nothing comes any more.
-const MOMENT: Duration = Duration::from_millis(50);
 
 /// A file that exists while records flow.
 struct ReadyFile<'a>(&'a Path);

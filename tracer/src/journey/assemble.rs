@@ -96,12 +96,6 @@ impl Journeys {
         self.counts
     }
 
-    /// Whether there are journeys that have not been handed out.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.over.is_empty()
-    }
-
     /// Some tables do not come, whatever packets met there: what became of a packet is told as far as the others show it.
     pub fn leave_out_tables(&mut self) {
         self.some_tables = true;
