@@ -31,7 +31,8 @@ A packet is a datagram over loopback, from its sending to its being read. Cases:
   match             tracer follows these packets; what the packet pays until its whole path is in the buffer
   match-user-space  what tracer's process pays for it: read, replay, write
   detached          tracer has ended
-  trace             a TRACE rule, and the kernel's log")]
+  trace             a TRACE rule, and the kernel's log
+  programs          what each of tracer's programs takes of match, with the counting itself; only where it is asked for")]
 pub(crate) struct Args {
     /// Kernel to measure on; all if there is none
     #[arg(long, value_name = "SERIES")]
@@ -156,6 +157,7 @@ fn table(figures: &[Figure]) -> String {
         let added = match (rules, figure.case.as_str()) {
             // What user space takes is another process'.
             (Some(_), "no-rules" | "rules" | "match-user-space") | (None, _) => String::new(),
+            (_, case) if case.starts_with("program:") => String::new(),
             (Some(rules), _) => {
                 let (now, before) = (
                     i128::from(figure.instructions_per_packet),

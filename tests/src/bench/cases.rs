@@ -8,6 +8,7 @@ use nix::sys::time::TimeValLike as _;
 use tracer::nftables::key::TraceKey;
 
 use super::load::{Effort, step_aside};
+use super::programs;
 use super::rulesets::Scene;
 use crate::command;
 use crate::trace_log;
@@ -32,10 +33,12 @@ pub enum Case {
     Detached,
     /// A TRACE rule, and the kernel's log.
     Trace,
+    /// Tracer follows the packets; gives what each of its programs takes for a packet.
+    Programs,
 }
 
 /// Tells a figure: the name of the case, and instructions for each packet.
-pub(super) type Found<'a> = &'a mut dyn FnMut(&'static str, u64);
+pub(super) type Found<'a> = &'a mut dyn FnMut(&str, u64);
 
 /// Room for the records of all packets, as user space is not given the processor while packets are sent.
 const RING_KIB: u32 = 131_072;
@@ -44,7 +47,7 @@ const OTHER_PORT: u16 = 9;
 
 impl Case {
     /// All, in an order that makes sense: rules stay, once loaded.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoRules,
         Self::Rules,
         Self::TraceKey,
@@ -53,6 +56,7 @@ impl Case {
         Self::Match,
         Self::Detached,
         Self::Trace,
+        Self::Programs,
     ];
 
     /// Its name.
@@ -67,6 +71,7 @@ impl Case {
             Self::Match => "match",
             Self::Detached => "detached",
             Self::Trace => "trace",
+            Self::Programs => "programs",
         }
     }
 
@@ -133,6 +138,18 @@ impl Case {
                 found(self.name(), scene.load.measure(effort)?);
                 for chain in ["PREROUTING", "OUTPUT"] {
                     command::run(&format!("iptables-legacy -w -t raw -D {chain} {rule}"))?;
+                }
+            }
+            Self::Programs => {
+                scene.load_rules()?;
+                let (tracer, _) = start(scene.port, "")?;
+                let counting = programs::Counting::start()?;
+                scene.load.measure(effort)?;
+                let took = programs::took(tracer.pid()?)?;
+                drop(counting);
+                stop(tracer, effort.total())?;
+                for (program, instructions) in took {
+                    found(&format!("program:{program}"), instructions / effort.total());
                 }
             }
         }

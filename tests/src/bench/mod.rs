@@ -5,6 +5,7 @@
 
 mod cases;
 mod load;
+mod programs;
 mod rulesets;
 
 use anyhow::Result;
@@ -21,7 +22,7 @@ pub struct Figure {
     /// Name of the ruleset.
     pub ruleset: &'static str,
     /// Name of the case.
-    pub case: &'static str,
+    pub case: String,
     /// What a packet takes, from its sending to its being read by the receiver.
     pub instructions_per_packet: u64,
 }
@@ -43,7 +44,7 @@ pub fn run(
             case.measure(&scene, effort, &mut |case, instructions_per_packet| {
                 found(Figure {
                     ruleset: ruleset.name(),
-                    case,
+                    case: case.to_owned(),
                     instructions_per_packet,
                 });
             })?;
