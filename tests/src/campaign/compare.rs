@@ -28,6 +28,8 @@ const CUT: [&str; 3] = [
 
 /// How long a comparison may take; a ruleset's takes milliseconds.
 const TIME_MAX: Duration = Duration::from_secs(20);
+/// How long every way may be tried to find the partners.
+const SEARCH_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A line of tracer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,8 +127,7 @@ pub struct Account {
 /// tracer has itself counted as lost meanwhile: so many, and no more, may be missing as a whole.
 #[must_use]
 pub fn compare(kernel: &Account, tracer: &Account, losses_max: u64) -> Comparison {
-    let end = Instant::now() + TIME_MAX;
-    let mut left = Left {
+    let all = Left {
         lines: kernel
             .lines
             .iter()
@@ -136,30 +137,50 @@ pub fn compare(kernel: &Account, tracer: &Account, losses_max: u64) -> Compariso
         ends: Vec::new(),
         last_taken: 0,
     };
-    let mut missing = Vec::new();
     let is_judged = |traversal: &[Line<'_>]| {
         let place = traversal.first().map(|line| line.place);
         place.is_some_and(|place| tracer.judged.contains(&place))
     };
-    for traversal in traversals(&tracer.lines) {
-        if Instant::now() > end || !left.take(&traversal) {
-            missing.push(traversal);
+    let traversals = traversals(&tracer.lines);
+    let identical = |left: &Left<'_>, lost: u64| Comparison::Identical {
+        steps: kernel.judged.len() - left.unexcused(&kernel.judged).len(),
+        lost,
+    };
+    let mut left = all.clone();
+    let mut missing = Vec::new();
+    let end = Instant::now() + TIME_MAX;
+    for traversal in &traversals {
+        let next = if Instant::now() > end {
+            None
+        } else {
+            left.ways(traversal).next()
+        };
+        match next {
+            Some(next) => left = next,
+            None => missing.push(traversal),
         }
     }
     // What tracer lost may lie within another traversal, whose lines are then not together.
     let mut unfound = Vec::new();
     for traversal in missing {
-        if (losses_max == 0 || !left.take_apart(&traversal)) && is_judged(&traversal) {
+        if (losses_max == 0 || !left.take_apart(traversal)) && is_judged(traversal) {
             unfound.extend(traversal.first().map(|line| line.place));
         }
     }
     let unexcused = left.unexcused(&kernel.judged);
     let lost = pieces(&left, &unexcused);
     if unfound.is_empty() && lost <= losses_max {
-        return Comparison::Identical {
-            steps: kernel.judged.len() - unexcused.len(),
-            lost,
-        };
+        return identical(&left, lost);
+    }
+    // Lines of two packets may be the same, as those of two resets that REJECT sends, and one may have been taken for the
+    // other.
+    let search = Search {
+        is_judged: &is_judged,
+        is_over: &|left| left.unexcused(&kernel.judged).is_empty(),
+        end: Instant::now() + SEARCH_TIME_MAX,
+    };
+    if let Some(left) = search.rest(all, &traversals) {
+        return identical(&left, 0);
     }
     Comparison::Different {
         kernel: unexcused,
@@ -216,7 +237,37 @@ fn traversals(tracer: &[String]) -> Vec<Vec<Line<'_>>> {
     traversals
 }
 
+/// Looks for partners in every way, the last choice being the first to be made otherwise.
+struct Search<'s> {
+    is_judged: &'s dyn Fn(&[Line<'_>]) -> bool,
+    /// Whether what is left when all traversals have their lines may be left.
+    is_over: &'s dyn Fn(&Left<'_>) -> bool,
+    end: Instant,
+}
+
+impl Search<'_> {
+    /// What is left when these traversals have been found.
+    fn rest<'a>(&self, left: Left<'a>, traversals: &[Vec<Line<'a>>]) -> Option<Left<'a>> {
+        let Some((first, rest)) = traversals.split_first() else {
+            return (self.is_over)(&left).then_some(left);
+        };
+        for next in left.ways(first) {
+            if Instant::now() > self.end {
+                return None;
+            }
+            if let Some(left) = self.rest(next, rest) {
+                return Some(left);
+            }
+        }
+        if (self.is_judged)(first) {
+            return None;
+        }
+        self.rest(left, rest)
+    }
+}
+
 /// The kernel's lines that have no partner yet.
+#[derive(Clone)]
 struct Left<'a> {
     lines: Vec<(usize, &'a str)>,
     /// Last lines of partial traversals, by their place; after them the kernel may have gone on.
@@ -226,33 +277,32 @@ struct Left<'a> {
 }
 
 impl<'a> Left<'a> {
-    /// Takes the partners of a traversal's lines away. False if they are not there.
-    fn take(&mut self, traversal: &[Line<'a>]) -> bool {
-        if let Some(places) = self.find(traversal) {
-            self.remove(&places, traversal);
-            return true;
-        }
+    /// What is left when the partners of a traversal's lines are taken away, in each way in which that can be; the
+    /// likeliest first.
+    fn ways<'s>(&'s self, traversal: &'s [Line<'a>]) -> impl Iterator<Item = Left<'a>> + 's {
+        let simple = self
+            .found(traversal)
+            .map(|places| self.without(&places, traversal));
         // It may be two, of which the first happened within the second: a copy, which was over first. After the rule that
         // made it the second may have met no other, where a match dropped it; then they must differ in their fields.
-        for at in 1..traversal.len() {
+        let nested = (1..traversal.len()).filter_map(|at| {
             let (first, second) = traversal.split_at(at);
-            let Some(places) = self.find(first) else {
-                continue;
-            };
+            let places = self.found(first).next()?;
             let from = places.first().copied();
             let differ = fields_of(&first[0]) != fields_of(&second[0]);
-            let (lines, ends, last) = (self.lines.clone(), self.ends.clone(), self.last_taken);
-            self.remove(&places, first);
-            if let Some(around) = self.find(second)
-                && around.first().copied() < from
-                && from < around.last().map(|last| last + 1 + usize::from(differ))
-            {
-                self.remove(&around, second);
-                return true;
-            }
-            (self.lines, self.ends, self.last_taken) = (lines, ends, last);
-        }
-        false
+            let left = self.without(&places, first);
+            let around = left.found(second).next()?;
+            let is_around = around.first().copied() < from
+                && from < around.last().map(|last| last + 1 + usize::from(differ));
+            is_around.then(|| left.without(&around, second))
+        });
+        simple.chain(nested)
+    }
+
+    fn without(&self, places: &[usize], traversal: &[Line<'a>]) -> Self {
+        let mut left = self.clone();
+        left.remove(places, traversal);
+        left
     }
 
     /// Takes the partners of a traversal's lines away, whatever is between them.
@@ -274,13 +324,17 @@ impl<'a> Left<'a> {
         true
     }
 
-    /// Where the lines of a traversal are, in order, with nothing between them but what a partial traversal within it
-    /// has left: the first such places.
-    fn find(&self, traversal: &[Line<'_>]) -> Option<Vec<usize>> {
-        let places = || (0..=self.lines.len()).filter_map(|from| self.places(traversal, from));
+    /// Where the lines of a traversal may be, in order, with nothing between them but what a partial traversal within
+    /// it has left.
+    fn found<'s>(&'s self, traversal: &'s [Line<'a>]) -> impl Iterator<Item = Vec<usize>> + 's {
+        let places = move || (0..=self.lines.len()).filter_map(move |from| self.places(traversal, from));
         // That of the original may begin without the rule that traces, which a copy has.
-        let whole = places().find(|places| places.len() == traversal.len());
-        whole.or_else(|| places().next())
+        let whole = places().filter(|places| places.len() == traversal.len());
+        let rest = move || places().filter(|places| places.len() < traversal.len());
+        let some = rest().filter(|places| !places.is_empty());
+        // Where there is nothing to be taken, it is all the same from where.
+        let nothing = rest().find(Vec::is_empty);
+        whole.chain(some).chain(nothing)
     }
 
     /// The places of a traversal's lines if the first is at `from`.
@@ -442,6 +496,21 @@ mod tests {
             &[tee.clone(), policy.clone(), tee.clone(), policy.clone()]
         ));
         assert!(!same(&same_text, &[tee.clone(), policy, tee]));
+    }
+
+    #[test]
+    fn lines_of_two_packets_may_be_the_same() {
+        let (rule, policy) = (line("raw:OUTPUT:rule:1", 0), line("raw:OUTPUT:policy:2", 0));
+        let (a, b) = (line("filter:OUTPUT:rule:1", 1), line("filter:OUTPUT:policy:2", 1));
+        // One reset is sent within a traversal, without the bit, and one that has it later.
+        let kernel = [a.clone(), policy.clone(), b.clone(), rule.clone(), policy.clone()];
+        let reset = [rule, policy];
+        let tracer = [&reset[..], &[a.clone(), b.clone()], &reset].concat();
+        assert!(same(&kernel, &tracer));
+        assert!(!same(&kernel, &tracer[..4]));
+        assert!(!same(&kernel[..4], &tracer));
+        // Not where the traversal is told before what happened within it.
+        assert!(!same(&kernel, &[&[a, b], &reset[..], &reset].concat()));
     }
 
     #[test]
