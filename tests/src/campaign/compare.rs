@@ -370,8 +370,8 @@ impl<'a> Left<'a> {
             self.ends.push((self.last_taken, key(line.text)));
         }
         if let Some((line, next)) = traversal.last().and_then(|line| Some((line, line.then?))) {
-            let mut of = key(line.text);
-            of.pop();
+            // Its devices are not told: they may be others than at the hook before.
+            let mut of = packet(line.text);
             of.push(next);
             self.ends.push((self.last_taken, of));
         }
@@ -496,6 +496,19 @@ mod tests {
             &[tee.clone(), policy.clone(), tee.clone(), policy.clone()]
         ));
         assert!(!same(&same_text, &[tee.clone(), policy, tee]));
+    }
+
+    #[test]
+    fn a_table_of_which_nothing_is_known_may_have_other_devices() {
+        let (a, b) = (
+            line("filter:OUTPUT:policy:1", 1),
+            line("mangle:POSTROUTING:policy:2", 1),
+        );
+        let b = b.replace("IN= OUT=lo", "IN=right OUT=right");
+        let partial = "PARTIAL: mangle:POSTROUTING: tcpmss: kernels differ".to_owned();
+        let kernel = [a.clone(), b];
+        assert!(same(&kernel, &[a.clone(), partial]));
+        assert!(!same(&kernel, &[a]));
     }
 
     #[test]
