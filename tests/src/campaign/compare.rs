@@ -77,6 +77,11 @@ pub fn packet(line: &str) -> Vec<&str> {
     fields(line, &["SRC=", "DST=", "ID=", "PROTO="])
 }
 
+/// What tells one segment of a connection from another.
+fn segment(line: &str) -> Vec<&str> {
+    fields(line, &["SEQ=", "ACK="])
+}
+
 fn fields<'a>(line: &'a str, names: &[&str]) -> Vec<&'a str> {
     // What comes in brackets is a packet that is quoted.
     let packet = line.split('[').next().unwrap_or_default();
@@ -196,8 +201,8 @@ fn pieces(left: &Left<'_>, places: &[usize]) -> u64 {
     keys.len() as u64
 }
 
-/// tracer's lines, those that may belong to one traversal together. Two traversals may be taken for one, where the same
-/// packet passes the same table twice in a row, as the original and a copy of it do.
+/// tracer's lines, those that may belong to one traversal together. Several traversals may be taken for one, where packets
+/// with the same addresses and ports pass the same table in a row, as the original and a copy of it do.
 fn traversals(tracer: &[String]) -> Vec<Vec<Line<'_>>> {
     let mut traversals: Vec<Vec<Line<'_>>> = Vec::new();
     let mut last: Option<Vec<&str>> = None;
@@ -283,20 +288,33 @@ impl<'a> Left<'a> {
         let simple = self
             .found(traversal)
             .map(|places| self.without(&places, traversal));
-        // It may be two, of which the first happened within the second: a copy, which was over first. After the rule that
-        // made it the second may have met no other, where a match dropped it; then they must differ in their fields.
-        let nested = (1..traversal.len()).filter_map(|at| {
-            let (first, second) = traversal.split_at(at);
+        let nested = std::iter::once_with(|| self.nested(traversal, None));
+        simple.chain(nested.flatten())
+    }
+
+    /// The same for lines of several traversals, each of which happened within the next, or before it if it is another
+    /// segment's: a copy, which was over before the original, and what an answer to it sent. After the rule that made the copy the original may have met no other,
+    /// where a match dropped it; then they must differ in their fields. `within` is where the one before was, and
+    /// its first line.
+    fn nested(&self, lines: &[Line<'a>], within: Option<(usize, &Line<'a>)>) -> Option<Self> {
+        (1..=lines.len()).find_map(|at| {
+            let (first, rest) = lines.split_at(at);
             let places = self.found(first).next()?;
-            let from = places.first().copied();
-            let differ = fields_of(&first[0]) != fields_of(&second[0]);
+            let (start, last) = (*places.first()?, *places.last()?);
+            if let Some((from, before)) = within {
+                let differ = fields_of(before) != fields_of(&first[0]);
+                let is_around = start < from && from <= last + usize::from(differ);
+                let is_next = start >= from && segment(before.text) != segment(first[0].text);
+                if !is_around && !is_next {
+                    return None;
+                }
+            }
             let left = self.without(&places, first);
-            let around = left.found(second).next()?;
-            let is_around = around.first().copied() < from
-                && from < around.last().map(|last| last + 1 + usize::from(differ));
-            is_around.then(|| left.without(&around, second))
-        });
-        simple.chain(nested)
+            if rest.is_empty() {
+                return within.is_some().then_some(left);
+            }
+            left.nested(rest, Some((start, &first[0])))
+        })
     }
 
     fn without(&self, places: &[usize], traversal: &[Line<'a>]) -> Self {
@@ -524,6 +542,36 @@ mod tests {
         assert!(!same(&kernel[..4], &tracer));
         // Not where the traversal is told before what happened within it.
         assert!(!same(&kernel, &[&[a, b], &reset[..], &reset].concat()));
+    }
+
+    #[test]
+    fn an_answer_to_a_copy_may_send_a_packet_that_is_copied_as_well() {
+        let step = |step: &str, number: u32| line(step, 1) + &format!("SEQ={number} ");
+        let tee = |number| step("security:OUTPUT:rule:3", number);
+        let rest = |len| {
+            [
+                step("security:OUTPUT:rule:4", len),
+                step("security:OUTPUT:policy:6", len),
+            ]
+        };
+        let whole = |len| [&[tee(len)][..], &rest(len)].concat();
+        // Number 80: its copy, then what the answer sends, with its copy, then the end.
+        let kernel = [
+            &[tee(80)][..],
+            &rest(80),
+            &[tee(60)],
+            &rest(60),
+            &rest(60),
+            &rest(80),
+        ]
+        .concat();
+        let tracer = [&rest(80)[..], &rest(60), &whole(60), &whole(80)].concat();
+        assert!(same(&kernel, &tracer));
+        assert!(!same(&kernel[..8], &tracer));
+        assert!(!same(
+            &kernel,
+            &[&rest(80)[..], &rest(60), &whole(80), &whole(60)].concat()
+        ));
     }
 
     #[test]
