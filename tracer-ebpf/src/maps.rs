@@ -32,7 +32,7 @@ pub(crate) static READER: [u8; THREAD_NAME_LEN] = [0xff; THREAD_NAME_LEN];
 #[unsafe(no_mangle)]
 pub(crate) static SLOTTED: u32 = 0;
 
-/// Bytes in the buffer at which the loader is woken. Set by the loader.
+/// Bytes in the buffer at which the loader is woken, a power of two. Set by the loader.
 #[unsafe(no_mangle)]
 pub(crate) static WAKE_AT: u32 = 0;
 

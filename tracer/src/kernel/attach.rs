@@ -66,7 +66,7 @@ pub struct Plan {
     pub witness: Option<Places>,
     /// Whether the number of followed packets may be limited; see [`Attached::limit`].
     pub guarded: bool,
-    /// Bytes in the ring buffer that make it readable. Whoever waits for more than one has to look by himself.
+    /// Bytes in the ring buffer that make it readable; rounded up to a power of two. Whoever waits for more than one has to look by himself.
     pub wake_at_bytes: u32,
     /// Size of the ring buffer; rounded up to what the kernel takes (a power of two of pages).
     pub ring_bytes: u32,
@@ -422,7 +422,7 @@ impl Attached {
         reader[..name.len()].copy_from_slice(name);
         let in_slots = u32::from(slotted).to_ne_bytes();
         let guarded = u32::from(plan.guarded).to_ne_bytes();
-        let wake_at = plan.wake_at_bytes.to_ne_bytes();
+        let wake_at = plan.wake_at_bytes.next_power_of_two().to_ne_bytes();
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
