@@ -7,7 +7,17 @@ use crate::{
     kernel::{Gap, read},
     maps::{ASKED, GENERATIONS, GENERATIONS_LOST, READER, REPLACEMENTS, TABLE_READ, count},
     offset,
+    presence::Presence,
 };
+
+/// Which of them are known, at little cost: those that are older than the trace are not.
+static KNOWN: Presence = Presence::none();
+
+/// Where the kernel puts them: into slabs, and into pages of their own.
+#[inline(always)]
+fn key(table_info: u64) -> u64 {
+    table_info >> 6 ^ table_info >> 12
+}
 
 /// `xt_alloc_table_info` returned, or `xt_replace_table` is called with it: whatever lay at this address before is
 /// another generation, and no packet has met this one.
@@ -18,7 +28,12 @@ pub(crate) fn made(table_info: u64) {
     }
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    if GENERATIONS.insert(table_info, now_ns, 0).is_err() {
+    let is_known = GENERATIONS.get_ptr(table_info).is_some();
+    if GENERATIONS.insert(table_info, now_ns, 0).is_ok() {
+        if !is_known {
+            KNOWN.add(key(table_info));
+        }
+    } else {
         count(Counter::GenerationsFull);
         let _ = GENERATIONS_LOST.set(0, 1, 0);
     }
@@ -33,7 +48,9 @@ pub(crate) fn is_unsure(generation: &Generation) -> bool {
 /// `xt_free_table_info` is called.
 #[inline(always)]
 pub(crate) fn freed(table_info: u64) {
-    let _ = GENERATIONS.remove(table_info);
+    if GENERATIONS.remove(table_info).is_ok() {
+        KNOWN.remove(key(table_info));
+    }
 }
 
 /// The generation that a table has now.
@@ -50,7 +67,12 @@ pub(crate) fn address_of(table: u64) -> Result<u64, Gap> {
 
 #[inline(always)]
 fn named(table_info: u64) -> Generation {
-    let made_ns = GENERATIONS.get_ptr(table_info).map_or(0, |made_ns| {
+    let known = if KNOWN.may_have(key(table_info)) {
+        GENERATIONS.get_ptr(table_info)
+    } else {
+        None
+    };
+    let made_ns = known.map_or(0, |made_ns| {
         // SAFETY: the map returned a valid, aligned pointer.
         unsafe { *made_ns }
     });
