@@ -12,12 +12,12 @@ use core::{
     ptr::{read_volatile, write_volatile},
 };
 
-use tracer_common::{ABSENT, Counter, TUPLE_LEN, Traversal, criteria, flags, protocols};
+use tracer_common::{ABSENT, Counter, TUPLE_LEN, Traversal, flags, protocols};
 
 use crate::{
     asked,
     form::Form,
-    ip,
+    ip::{Copied, Loaded, Start},
     kernel::{Gap, Skb, read},
     maps::{CONNECTIONS, count},
     offset,
@@ -49,8 +49,16 @@ impl Key {
     /// `None` where the packet has no transport header.
     #[inline(always)]
     fn of_headers(header: u64, family: u8, netns: u32) -> Result<Option<Self>, Gap> {
-        let start = ip::Start::read(header, family, criteria::HEADERS)?;
-        let transport = start.transport(header)?;
+        if offset!(type_words) == ABSENT {
+            Self::of_start(&Copied::read(header, family)?, netns)
+        } else {
+            Self::of_start(&Loaded { header, family }, netns)
+        }
+    }
+
+    #[inline(always)]
+    fn of_start(start: &impl Start, netns: u32) -> Result<Option<Self>, Gap> {
+        let transport = start.transport()?;
         let Some(at) = transport.header else {
             return Ok(None);
         };
@@ -67,7 +75,7 @@ impl Key {
             _ => (0, 0),
         };
         let (from, to) = (start.source(), start.destination());
-        let family = u32::from(family);
+        let family = u32::from(start.family());
         let protocol = u32::from(transport.protocol);
         Ok(Some(Self {
             tuple: [
@@ -109,7 +117,7 @@ static ANY: Any = Any(UnsafeCell::new(0));
 #[inline(always)]
 pub(crate) fn any() -> bool {
     // SAFETY: the static's own word.
-    asked_for() && unsafe { read_volatile(ANY.0.get()) } != 0
+    unsafe { read_volatile(ANY.0.get()) != 0 }
 }
 
 /// Whether the packet belongs to a connection that is followed.

@@ -128,12 +128,13 @@ fn send_headers(frame: &mut Traversal) {
 #[inline(always)]
 fn fill(after: &mut HeadersAfter, frame: &Traversal) -> Result<(), Gap> {
     let skb = Skb(frame.skb);
-    let network_header = skb.network_header::<Kprobe>()?;
-    let linear_len = skb.linear_len::<Kprobe>(network_header)?;
+    let network_header = skb.headers::<Kprobe>()?.network();
+    let packet_len = skb.len::<Kprobe>()?;
+    let linear_len = skb.linear_len::<Kprobe>(packet_len, network_header)?;
     after.kind = kind::HEADERS_AFTER;
     after.skb = frame.skb;
     after.entered_ns = frame.entered_ns;
-    after.packet_len = skb.len::<Kprobe>()?;
+    after.packet_len = packet_len;
     after.index = frame.observed_len as u16;
     // Bytes beyond the packet's are never sent: the memory is that of earlier records.
     after.headers = [0; tracer_common::HEADERS_LEN_MAX];

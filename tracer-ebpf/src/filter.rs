@@ -1,27 +1,26 @@
 //! Does this packet satisfy the user's filter?
 
-use tracer_common::{TABLES_MAX, criteria};
+use tracer_common::{ABSENT, TABLES_MAX, criteria};
 
 use crate::{
     asked, asked_words,
     form::Form,
-    ip,
-    kernel::{Gap, Skb},
+    ip::{Copied, Loaded, Start},
+    kernel::{Gap, Headers, Skb},
     offset,
     traversal::{Arguments, TableName},
 };
 
 /// Whether the packet is to be followed. Cheapest questions first; nothing is copied.
 #[inline(always)]
-pub(crate) fn satisfied<F: Form>(arguments: &Arguments) -> Result<bool, Gap> {
+pub(crate) fn satisfied<F: Form>(arguments: &Arguments, headers: Headers) -> Result<bool, Gap> {
     let criteria = asked!(criteria);
     // Each test costs most packets something, so what is seldom asked for is tested for together.
     if criteria & criteria::OUTSIDE != 0 && !outside_satisfies::<F>(arguments, criteria)? {
         return Ok(false);
     }
     if criteria & criteria::HEADERS != 0 {
-        let header = Skb(arguments.skb).network_header::<F>()?;
-        return headers_satisfy(header, arguments.family, criteria);
+        return headers_satisfy(headers.network(), arguments.family, criteria);
     }
     Ok(true)
 }
@@ -80,21 +79,29 @@ fn equal_under(words: &[u32; 4], wanted: &[u32; 4], mask: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> {
-    let start = ip::Start::read(header, family, criteria)?;
-    if criteria & criteria::ADDRESSES != 0 && !addresses_satisfy(&start, criteria) {
+    if offset!(type_words) == ABSENT {
+        start_satisfies(&Copied::read(header, family)?, criteria)
+    } else {
+        start_satisfies(&Loaded { header, family }, criteria)
+    }
+}
+
+#[inline(always)]
+fn start_satisfies(start: &impl Start, criteria: u32) -> Result<bool, Gap> {
+    if criteria & criteria::ADDRESSES != 0 && !addresses_satisfy(start, criteria) {
         return Ok(false);
     }
     if criteria & (criteria::PROTOCOL | criteria::PORTS) == 0 {
         return Ok(true);
     }
-    let transport = start.transport(header)?;
+    let transport = start.transport()?;
     if criteria & criteria::PROTOCOL != 0 && transport.protocol != asked!(protocol) {
         return Ok(false);
     }
     if criteria & criteria::PORTS == 0 {
         return Ok(true);
     }
-    let Some((source, destination)) = ip::ports(&transport)? else {
+    let Some((source, destination)) = start.ports(&transport)? else {
         return Ok(false);
     };
     let source_wanted = asked!(source_port_min)..=asked!(source_port_max);
@@ -110,7 +117,7 @@ fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> 
 }
 
 #[inline(always)]
-fn addresses_satisfy(start: &ip::Start, criteria: u32) -> bool {
+fn addresses_satisfy(start: &impl Start, criteria: u32) -> bool {
     if criteria & criteria::SOURCE != 0
         && !equal_under(
             &start.source(),

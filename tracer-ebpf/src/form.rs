@@ -21,6 +21,9 @@ use crate::{
 use tracer_common::Traversal;
 
 pub(crate) trait Form: Copy {
+    /// Whether [`Self::read`] is a load, and no call.
+    const LOADS: bool;
+
     /// Reads a `T` at `address + offset`. The address is an argument of the function, or was read through one by this
     /// very method and is a pointer in the kernel's types; anything else is read by [`kernel::read`].
     fn read<T: Copy>(address: u64, offset: u32) -> Result<T, Gap>;
@@ -80,6 +83,8 @@ fn distance(address: u64, start: u64) -> u64 {
 pub(crate) struct Trampoline;
 
 impl Form for Trampoline {
+    const LOADS: bool = true;
+
     /// The load itself cannot fail: the kernel makes one of a bad address read zero (`BPF_PROBE_MEM`).
     #[inline(always)]
     fn read<T: Copy>(address: u64, offset: u32) -> Result<T, Gap> {
@@ -111,6 +116,8 @@ impl Form for Trampoline {
 pub(crate) struct Kprobe(pub(crate) Invocation);
 
 impl Form for Kprobe {
+    const LOADS: bool = false;
+
     #[inline(always)]
     fn read<T: Copy>(address: u64, offset: u32) -> Result<T, Gap> {
         kernel::read(address, offset)

@@ -29,9 +29,9 @@ pub(crate) fn read<T>(address: u64, offset: u32) -> Result<T, Gap> {
 /// What has more words is read by a call, which then costs less than so many loads.
 const LOADS_MAX: usize = 5;
 
-/// Loads a `T`, word by word. The kernel makes a load of a bad address read zero (`BPF_PROBE_MEM`).
+/// Loads a `T`, word by word, where the kernel has the type for it ([`read`]). The kernel makes a load of a bad address read zero (`BPF_PROBE_MEM`).
 #[inline(always)]
-fn load<T>(address: u64) -> T {
+pub(crate) fn load<T>(address: u64) -> T {
     let mut value = MaybeUninit::<T>::uninit();
     let to = value.as_mut_ptr();
     match align_of::<T>() {
@@ -155,6 +155,21 @@ fn typed(address: u64, type_id: u32) -> u64 {
     }
 }
 
+/// Where a packet's headers are: `sk_buff.head`, and from there `sk_buff.network_header`.
+#[derive(Clone, Copy)]
+pub(crate) struct Headers {
+    head: u64,
+    network: u16,
+}
+
+impl Headers {
+    /// Address of the network header.
+    #[inline(always)]
+    pub(crate) fn network(self) -> u64 {
+        self.head + u64::from(self.network)
+    }
+}
+
 /// A `struct sk_buff`.
 #[derive(Clone, Copy)]
 pub(crate) struct Skb(pub(crate) u64);
@@ -170,19 +185,37 @@ impl Skb {
         F::read(self.0, offset!(skb_len))
     }
 
-    /// Address of the network header.
+    /// Where its headers are. Every packet of the machine pays for this.
     #[inline(always)]
-    pub(crate) fn network_header<F: Form>(self) -> Result<u64, Gap> {
-        let head: u64 = F::read(self.0, offset!(skb_head))?;
-        let network: u16 = F::read(self.0, offset!(skb_network_header))?;
-        Ok(head + u64::from(network))
+    pub(crate) fn headers<F: Form>(self) -> Result<Headers, Gap> {
+        /// Words from the one with `network_header` to `head`, so many at most.
+        const WORDS: usize = 4;
+
+        let (network, head) = (offset!(skb_network_header), offset!(skb_head));
+        let start = network & !7;
+        let word = head.wrapping_sub(start) / 8;
+        if !F::LOADS && offset!(type_words) == ABSENT && head & 7 == 0 && word < WORDS as u32 {
+            // In one go, for a call costs as much as everything else.
+            let words: [u64; WORDS] = read(self.0, start)?;
+            let head = match word {
+                0 => words[0],
+                1 => words[1],
+                2 => words[2],
+                _ => words[3],
+            };
+            let network = (words[0] >> (8 * (network & 7))) as u16;
+            return Ok(Headers { head, network });
+        }
+        Ok(Headers {
+            head: F::read(self.0, head)?,
+            network: F::read(self.0, network)?,
+        })
     }
 
-    /// Bytes from the network header to the end of the linear part.
+    /// Bytes from the network header to the end of the linear part; `len` is [`Self::len`].
     #[inline(always)]
-    pub(crate) fn linear_len<F: Form>(self, network_header: u64) -> Result<u32, Gap> {
+    pub(crate) fn linear_len<F: Form>(self, len: u32, network_header: u64) -> Result<u32, Gap> {
         let data: u64 = F::read(self.0, offset!(skb_data))?;
-        let len: u32 = F::read(self.0, offset!(skb_len))?;
         let data_len: u32 = F::read(self.0, offset!(skb_data_len))?;
         let end = data + u64::from(len.wrapping_sub(data_len));
         Ok(end.saturating_sub(network_header) as u32)
@@ -191,10 +224,9 @@ impl Skb {
     /// Address of the link-layer header; `None` where the packet has none (`skb_mac_header_was_set`,
     /// `include/linux/skbuff.h`) or where it is the network header.
     #[inline(always)]
-    pub(crate) fn link_header<F: Form>(self) -> Result<Option<u64>, Gap> {
-        let head: u64 = F::read(self.0, offset!(skb_head))?;
+    pub(crate) fn link_header<F: Form>(self, headers: Headers) -> Result<Option<u64>, Gap> {
+        let Headers { head, network } = headers;
         let mac: u16 = F::read(self.0, offset!(skb_mac_header))?;
-        let network: u16 = F::read(self.0, offset!(skb_network_header))?;
         Ok((mac != u16::MAX && mac != network).then_some(head + u64::from(mac)))
     }
 }

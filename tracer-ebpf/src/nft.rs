@@ -62,8 +62,9 @@ fn try_enter(invocation: Invocation, pkt: u64, chain: u64) -> Result<(), Gap> {
         frame: pkt,
     };
     let form = Kprobe(invocation);
-    let concern = traversal::look::<Kprobe>(&arguments)?;
-    if !concern.is_certain::<Kprobe>(&arguments)? {
+    let headers = Skb(arguments.skb).headers::<Kprobe>()?;
+    let concern = traversal::look::<Kprobe>(&arguments, headers)?;
+    if !concern.is_certain::<Kprobe>(&arguments, headers)? {
         return Ok(());
     }
     let hook: u8 = read(state, offset!(state_hook))?;
@@ -71,7 +72,7 @@ fn try_enter(invocation: Invocation, pkt: u64, chain: u64) -> Result<(), Gap> {
     copy_str(read(arguments.table, offset!(nft_table_name))?, &mut table_name)?;
     // SAFETY: the same number of bytes, of which every pattern is a value.
     let table_name = unsafe { core::mem::transmute::<[u8; TABLE_NAME_LEN], TableName>(table_name) };
-    let Some(frame) = traversal::begin(form, &arguments, concern, hook, 0, &table_name)? else {
+    let Some(frame) = traversal::begin(form, &arguments, headers, concern, hook, 0, &table_name)? else {
         return Ok(());
     };
     frame.backend = BACKEND_NFTABLES;

@@ -14,7 +14,7 @@ use crate::{
     follow::Life,
     form::{Form, Kprobe, Trampoline},
     frames, guard, ip,
-    kernel::{Gap, Skb, append_headers, copy_headers, read},
+    kernel::{Gap, Headers, Skb, append_headers, copy_headers, read},
     maps::count,
     offset, rules, verify,
 };
@@ -48,48 +48,36 @@ pub(crate) fn in_order([first, second, third]: [u64; 3]) -> Option<[u64; 3]> {
 /// The table's name in words, to be compared in few instructions.
 pub(crate) type TableName = [u32; TABLE_NAME_LEN / 4];
 
-/// Decides whether this traversal of a legacy table is recorded, and if so opens its frame: true then.
+/// Decides whether this traversal of a legacy table is recorded, and if so opens its frame.
 #[inline(always)]
-pub(crate) fn enter<F: Form>(form: F, arguments: &Arguments) -> bool {
+pub(crate) fn enter<F: Form>(form: F, arguments: &Arguments) {
     form.forget(arguments.frame);
-    match look::<F>(arguments) {
-        Ok(Concern::None) => false,
-        Ok(concern) => record(form, arguments, concern),
-        Err(Gap) => {
-            count(Counter::ReadFailed);
-            false
-        }
+    if let Err(Gap) = try_enter(form, arguments) {
+        count(Counter::ReadFailed);
     }
 }
 
-/// Records a traversal of a packet that concerns us, as far as is known.
 #[inline(always)]
-pub(crate) fn record<F: Form>(form: F, arguments: &Arguments, concern: Concern) -> bool {
-    try_record(form, arguments, concern).unwrap_or_else(|Gap| {
-        count(Counter::ReadFailed);
-        false
-    })
-}
-
-#[inline(always)]
-fn try_record<F: Form>(form: F, arguments: &Arguments, concern: Concern) -> Result<bool, Gap> {
-    if !concern.is_certain::<F>(arguments)? {
-        return Ok(false);
+fn try_enter<F: Form>(form: F, arguments: &Arguments) -> Result<(), Gap> {
+    let headers = Skb(arguments.skb).headers::<F>()?;
+    let concern = look::<F>(arguments, headers)?;
+    if !concern.is_certain::<F>(arguments, headers)? {
+        return Ok(());
     }
     let table_name = read::<[u64; TABLE_NAME_LEN / 8]>(arguments.table, offset!(table_name))?;
     // SAFETY: the same number of bytes, of which every pattern is a value.
     let table_name = unsafe { core::mem::transmute::<[u64; TABLE_NAME_LEN / 8], TableName>(table_name) };
     let hook: u8 = F::read(arguments.state, offset!(state_hook))?;
     let rank = follow::rank(hook, &table_name);
-    let Some(frame) = begin(form, arguments, concern, hook, rank, &table_name)? else {
-        return Ok(false);
+    let Some(frame) = begin(form, arguments, headers, concern, hook, rank, &table_name)? else {
+        return Ok(());
     };
     match rules::of(arguments.table) {
         Ok(generation) => frame.generation = generation,
         Err(Gap) => note_gap(frame),
     }
     verify::begin(frame);
-    Ok(true)
+    Ok(())
 }
 
 /// Whether a packet is to be recorded, as far as is known from a look at it.
@@ -109,8 +97,8 @@ pub(crate) enum Concern {
 /// All that most packets pay for: they are neither followed nor satisfy the filter, and that is found out before anything
 /// else is looked at.
 #[inline(always)]
-pub(crate) fn look<F: Form>(arguments: &Arguments) -> Result<Concern, Gap> {
-    Ok(if filter::satisfied::<F>(arguments)? {
+pub(crate) fn look<F: Form>(arguments: &Arguments, headers: Headers) -> Result<Concern, Gap> {
+    Ok(if filter::satisfied::<F>(arguments, headers)? {
         Concern::Satisfies
     } else if follow::may_know::<F>(arguments.skb) {
         Concern::MayBeFollowed
@@ -124,13 +112,12 @@ pub(crate) fn look<F: Form>(arguments: &Arguments) -> Result<Concern, Gap> {
 impl Concern {
     /// Looks at the connection too, where that matters.
     #[inline(always)]
-    pub(crate) fn is_certain<F: Form>(self, arguments: &Arguments) -> Result<bool, Gap> {
+    pub(crate) fn is_certain<F: Form>(self, arguments: &Arguments, headers: Headers) -> Result<bool, Gap> {
         match self {
             Self::None => Ok(false),
             Self::MayBeFollowed | Self::Satisfies => Ok(true),
             Self::OfConnection => {
-                let network_header = Skb(arguments.skb).network_header::<F>()?;
-                connection::is_followed::<F>(arguments, network_header, filter::netns::<F>(arguments)?)
+                connection::is_followed::<F>(arguments, headers.network(), filter::netns::<F>(arguments)?)
             }
         }
     }
@@ -149,6 +136,7 @@ pub(crate) fn note_gap(frame: &mut Traversal) {
 pub(crate) fn begin<F: Form>(
     form: F,
     arguments: &Arguments,
+    headers: Headers,
     concern: Concern,
     hook: u8,
     rank: u8,
@@ -156,7 +144,7 @@ pub(crate) fn begin<F: Form>(
 ) -> Result<Option<&'static mut Traversal>, Gap> {
     let skb = F::number(arguments.skb);
     let netns = filter::netns::<F>(arguments)?;
-    let network_header = Skb(arguments.skb).network_header::<F>()?;
+    let network_header = headers.network();
     let entered_ns = now_ns();
     let in_scope = filter::in_scope(hook, table_name);
     let life = Life {
@@ -215,7 +203,7 @@ pub(crate) fn begin<F: Form>(
     for part in [
         fill_devices::<F>(frame, arguments.state),
         fill_packet::<F>(frame, Skb(arguments.skb), network_header),
-        fill_link_header::<F>(frame, Skb(arguments.skb)),
+        fill_link_header::<F>(frame, Skb(arguments.skb), headers),
         fill_bridge::<F>(frame, Skb(arguments.skb)),
         fill_conntrack::<F>(frame, arguments.skb),
         fill_owner::<F>(frame, arguments),
@@ -259,7 +247,7 @@ fn fill_packet<F: Form>(frame: &mut Traversal, skb: Skb, network_header: u64) ->
     }
     frame.mark_before = skb.mark::<F>()?;
     frame.packet_len = skb.len::<F>()?;
-    let linear_len = skb.linear_len::<F>(network_header)?;
+    let linear_len = skb.linear_len::<F>(frame.packet_len, network_header)?;
     frame.headers_len = copy_headers(network_header, linear_len, &mut frame.headers)?;
     if linear_len < frame.packet_len && u32::from(frame.headers_len) == linear_len {
         frame.flags |= flags::HEADERS_NOT_LINEAR;
@@ -307,14 +295,14 @@ fn append_fragment(frame: &mut Traversal, fragment: u64) -> Result<u32, Gap> {
 
 /// What `dump_mac_header` (`net/netfilter/nf_log_syslog.c`) reads.
 #[inline(always)]
-fn fill_link_header<F: Form>(frame: &mut Traversal, skb: Skb) -> Result<(), Gap> {
+fn fill_link_header<F: Form>(frame: &mut Traversal, skb: Skb, headers: Headers) -> Result<(), Gap> {
     let device: u64 = F::read(skb.0, offset!(skb_dev))?;
     if device == 0 {
         return Ok(());
     }
     frame.device_type = F::read(device, offset!(device_type))?;
     frame.hard_header_len = F::read(device, offset!(device_hard_header_len))?;
-    if let Some(header) = skb.link_header::<F>()? {
+    if let Some(header) = skb.link_header::<F>(headers)? {
         // All there is room for, which may be more than the header: the length says what belongs to it.
         let bytes = read::<[u64; LINK_HEADER_LEN_MAX / 8]>(header, 0)?;
         // SAFETY: the same number of bytes, of which every pattern is a value.
