@@ -1,7 +1,7 @@
 //! Which packets are followed, from the first traversal that satisfied the filter to the end of their life.
 //!
 //! The address of an `sk_buff` names a packet only while it lives; the kernel uses it again at once. So an
-//! entry of [`FOLLOWED`] is removed when the `sk_buff` is freed. Should an end be missed (a probe does not
+//! entry of [`lives`] is removed when the `sk_buff` is freed. Should an end be missed (a probe does not
 //! run while another one runs on the same CPU), two more checks keep the next packet at that address from
 //! being taken for this one: hooks come in an order, and a packet that comes round again (loopback, veth)
 //! still has its [`ip::fingerprint`].
@@ -11,14 +11,7 @@ use tracer_common::{
     Counter, End, HOOK_FORWARD, HOOK_LOCAL_IN, HOOK_LOCAL_OUT, HOOK_POST_ROUTING, HOOK_PRE_ROUTING, kind,
 };
 
-use crate::{
-    asked,
-    emit::emit,
-    form::Form,
-    maps::{FOLLOWED, count},
-    presence::Presence,
-    traversal::TableName,
-};
+use crate::{asked, emit::emit, form::Form, lives, maps::count, presence::Presence, traversal::TableName};
 
 /// Which addresses are those of followed packets, at little cost: most packets are not.
 static PRESENT: Presence = Presence::none();
@@ -35,14 +28,12 @@ pub(crate) fn may_know<F: Form>(skb: u64) -> bool {
     PRESENT.has_any() && PRESENT.may_have(key(F::number(skb)))
 }
 
-/// Forgets the packet at this address. False if there is none.
+/// Forgets the packet at this address, if there is one, and gives its life.
 #[inline(always)]
-fn forget(skb: u64) -> bool {
-    let forgotten = FOLLOWED.remove(skb).is_ok();
-    if forgotten {
-        PRESENT.remove(key(skb));
-    }
-    forgotten
+fn forget(skb: u64) -> Option<Life> {
+    let life = lives::end(skb)?;
+    PRESENT.remove(key(skb));
+    Some(life)
 }
 
 /// Where and when a followed packet was last seen.
@@ -81,9 +72,8 @@ pub(crate) fn rank(hook: u8, table: &TableName) -> u8 {
 /// The life of the packet at this address with what is seen of it `now`, if this can still be the same packet.
 #[inline(always)]
 pub(crate) fn known(skb: u64, now: &Life) -> Option<Life> {
-    let life = FOLLOWED.get_ptr_mut(skb)?;
-    // SAFETY: the map returned a valid, aligned pointer; the entry is preallocated and stays mapped.
-    let before = unsafe { *life };
+    let life = lives::find(skb)?;
+    let before = *life;
     if !comes_after(&before, now) {
         count(Counter::EndMissed);
         forget(skb);
@@ -95,8 +85,7 @@ pub(crate) fn known(skb: u64, now: &Life) -> Option<Life> {
         shed: before.shed,
         ..*now
     };
-    // SAFETY: as above; nobody else writes to the life of a packet that this CPU is working on.
-    unsafe { *life = now };
+    *life = now;
     Some(now)
 }
 
@@ -128,8 +117,8 @@ fn comes_after(before: &Life, now: &Life) -> bool {
 
 /// Starts to follow a packet. False where there is no room.
 #[inline(always)]
-pub(crate) fn begin(skb: u64, life: &Life) -> bool {
-    if FOLLOWED.insert(skb, life, 0).is_ok() {
+pub(crate) fn begin<F: Form>(skb: u64, life: &Life) -> bool {
+    if lives::begin::<F>(skb, life) {
         PRESENT.add(key(skb));
         return true;
     }
@@ -139,10 +128,10 @@ pub(crate) fn begin(skb: u64, life: &Life) -> bool {
 
 /// Starts to leave a packet out, to its end: a packet is followed whole or not at all.
 #[inline(always)]
-pub(crate) fn shed(skb: u64, life: Life) -> Life {
+pub(crate) fn shed<F: Form>(skb: u64, life: Life) -> Life {
     count(Counter::PacketsShed);
     let life = Life { shed: 1, ..life };
-    begin(skb, &life);
+    begin::<F>(skb, &life);
     life
 }
 
@@ -153,12 +142,10 @@ pub(crate) fn end<F: Form>(skb: u64, how: u32, location: u64) {
         return;
     }
     let skb = F::number(skb);
-    let Some(life) = FOLLOWED.get_ptr(skb) else {
+    let Some(life) = forget(skb) else {
         return;
     };
-    // SAFETY: the map returned a valid, aligned pointer; the entry is preallocated and stays mapped.
-    let life = unsafe { *life };
-    if !forget(skb) || life.shed != 0 || asked!(ends) == 0 {
+    if life.shed != 0 || asked!(ends) == 0 {
         return;
     }
     let end = End {

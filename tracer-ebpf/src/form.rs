@@ -21,8 +21,8 @@ use crate::{
 use tracer_common::Traversal;
 
 pub(crate) trait Form: Copy {
-    /// Whether [`Self::read`] is a load, and no call.
-    const LOADS: bool;
+    /// Whether it is a trampoline.
+    const ON_TRAMPOLINE: bool;
 
     /// Reads a `T` at `address + offset`. The address is an argument of the function, or was read through one by this
     /// very method and is a pointer in the kernel's types; anything else is read by [`kernel::read`].
@@ -83,7 +83,7 @@ fn distance(address: u64, start: u64) -> u64 {
 pub(crate) struct Trampoline;
 
 impl Form for Trampoline {
-    const LOADS: bool = true;
+    const ON_TRAMPOLINE: bool = true;
 
     /// The load itself cannot fail: the kernel makes one of a bad address read zero (`BPF_PROBE_MEM`).
     #[inline(always)]
@@ -116,7 +116,7 @@ impl Form for Trampoline {
 pub(crate) struct Kprobe(pub(crate) Invocation);
 
 impl Form for Kprobe {
-    const LOADS: bool = false;
+    const ON_TRAMPOLINE: bool = false;
 
     #[inline(always)]
     fn read<T: Copy>(address: u64, offset: u32) -> Result<T, Gap> {

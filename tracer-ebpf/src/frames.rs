@@ -1,14 +1,13 @@
 //! Traversals under way: a frame for each, named by the address of its `nf_hook_state`. That lies on the stack of
 //! whoever runs the hook and serves one traversal at a time.
 //!
-//! Trampolines keep frames in [`slots`], where to find that a traversal has none costs a few instructions; it takes
-//! an instruction that kernels without trampolines lack (`BPF_CMPXCHG`, 5.12), so kprobes keep theirs [`hashed`].
+//! Trampolines keep frames in [`slots`], kprobes keep theirs [`hashed`].
 
 use core::{cell::UnsafeCell, ptr::read_volatile};
 
 use tracer_common::Traversal;
 
-use crate::{maps::SLOTTED, presence::add};
+use crate::{maps::slotted, presence::add};
 
 /// How many frames are open.
 #[repr(transparent)]
@@ -42,8 +41,7 @@ pub(crate) fn find(state: u64) -> Option<&'static mut Traversal> {
     if !any_open() {
         return None;
     }
-    // SAFETY: a static; volatile, because its value is known only when loaded.
-    if unsafe { read_volatile(&raw const SLOTTED) } != 0 {
+    if slotted() {
         slots::find(state).and_then(slots::frame)
     } else {
         hashed::find(state)
@@ -99,62 +97,26 @@ pub(crate) mod hashed {
     }
 }
 
-/// Frames in slots: a traversal may have one of the two of its set.
+/// Frames in slots.
 pub(crate) mod slots {
-    use core::{
-        cell::UnsafeCell,
-        mem::offset_of,
-        ptr::{read_volatile, write_volatile},
-    };
+    use core::{mem::offset_of, ptr::write_volatile};
 
     use tracer_common::{Counter, FRAMES_MAX, Traversal, kind};
 
     use crate::{
         maps::{SLOTS, count},
+        slots::Owners,
         verify,
     };
 
-    /// Slots of a set.
-    const WAYS: u32 = 2;
-    /// The sets' number is a power of two, taken from the upper bits of the product.
-    const SETS_LOG2: u32 = (FRAMES_MAX / WAYS).ilog2();
-
-    /// `nf_hook_state` of the traversal that has the slot; zero for none.
-    #[repr(transparent)]
-    struct Owners(UnsafeCell<[u64; FRAMES_MAX as usize]>);
-
-    // SAFETY: the programs read, write and exchange whole words.
-    unsafe impl Sync for Owners {}
-
-    /// In a section of its own, and so a map of its own, which the loader looks at when it detaches.
+    /// By `nf_hook_state`. In a section of its own, and so a map of its own, which the loader looks at when it detaches.
     #[unsafe(link_section = ".bss.owners")]
-    static OWNERS: Owners = Owners(UnsafeCell::new([0; FRAMES_MAX as usize]));
-
-    /// First slot of the set that a traversal belongs to (Fibonacci hashing: addresses of stacks differ in few bits).
-    #[inline(always)]
-    fn set_of(state: u64) -> u32 {
-        ((state.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SETS_LOG2)) as u32) * WAYS
-    }
-
-    #[inline(always)]
-    fn owner(slot: u32) -> *mut u64 {
-        // The mask is for the verifier.
-        let slot = (slot & (FRAMES_MAX - 1)) as usize;
-        // SAFETY: within the array.
-        unsafe { OWNERS.0.get().cast::<u64>().add(slot) }
-    }
+    static OWNERS: Owners<{ FRAMES_MAX as usize }, 2> = Owners::none();
 
     /// The slot of a traversal, if it has one.
     #[inline(always)]
     pub(crate) fn find(state: u64) -> Option<u32> {
-        let set = set_of(state);
-        for way in 0..WAYS {
-            // SAFETY: within the array; whole words.
-            if unsafe { read_volatile(owner(set + way)) } == state {
-                return Some(set + way);
-            }
-        }
-        None
+        OWNERS.find(state)
     }
 
     #[inline(always)]
@@ -174,53 +136,20 @@ pub(crate) mod slots {
 
     #[inline(always)]
     pub(crate) fn open(state: u64) -> Option<&'static mut Traversal> {
-        let set = set_of(state);
-        for way in 0..WAYS {
-            let slot = set + way;
-            // SAFETY: within the array; whole words.
-            if unsafe { read_volatile(owner(slot)) } == 0 && claim(slot, state) {
-                super::opened();
-                let frame = frame(slot)?;
-                clear(frame);
-                return Some(frame);
-            }
-        }
-        count(Counter::FramesFull);
-        None
+        let Some(slot) = OWNERS.open(state) else {
+            count(Counter::FramesFull);
+            return None;
+        };
+        super::opened();
+        let frame = frame(slot)?;
+        clear(frame);
+        Some(frame)
     }
 
     #[inline(always)]
     pub(crate) fn close(slot: u32) {
-        // SAFETY: within the array; whole words.
-        unsafe { write_volatile(owner(slot), 0) };
+        OWNERS.close(slot);
         super::closed();
-    }
-
-    /// Makes the slot this traversal's, unless another one was faster.
-    #[inline(always)]
-    fn claim(slot: u32, state: u64) -> bool {
-        let owner = owner(slot);
-        #[cfg(target_arch = "bpf")]
-        {
-            let before: u64;
-            // SAFETY: within the array; compares the word with r0, which is zero, and stores `state` if they are equal.
-            unsafe {
-                core::arch::asm!(
-                    "r0 = 0",
-                    "r0 = cmpxchg_64({owner} + 0, r0, {state})",
-                    owner = in(reg) owner,
-                    state = in(reg) state,
-                    out("r0") before,
-                );
-            }
-            before == 0
-        }
-        // Host builds only check the types.
-        #[cfg(not(target_arch = "bpf"))]
-        {
-            let _ = (owner, state);
-            false
-        }
     }
 
     /// All zeros but the kind: the whole part that is always sent, and the headers, so that no byte of another packet

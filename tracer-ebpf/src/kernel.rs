@@ -194,7 +194,7 @@ impl Skb {
         let (network, head) = (offset!(skb_network_header), offset!(skb_head));
         let start = network & !7;
         let word = head.wrapping_sub(start) / 8;
-        if !F::LOADS && offset!(type_words) == ABSENT && head & 7 == 0 && word < WORDS as u32 {
+        if !F::ON_TRAMPOLINE && offset!(type_words) == ABSENT && head & 7 == 0 && word < WORDS as u32 {
             // In one go, for a call costs as much as everything else.
             let words: [u64; WORDS] = read(self.0, start)?;
             let head = match word {

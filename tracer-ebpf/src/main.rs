@@ -15,10 +15,12 @@
 //! | `call.rs` | pairs the entry of a function with its return, for kprobes |
 //! | `verify.rs` | the second source of steps, for `--verify` |
 //! | `follow.rs` | which packets are followed, from the first hook to the end of their life |
+//! | `lives.rs` | where and when each of them was last seen |
 //! | `connection.rs` | which connections are followed: replies belong to what was asked for |
 //! | `filter.rs` | does this packet satisfy the user's filter |
 //! | `ip.rs` | the few header fields that following and filter look at |
 //! | `presence.rs` | tells cheaply what is not in a map |
+//! | `slots.rs` | gives out the slots of a map, for trampolines |
 //! | `kernel.rs` | every read of kernel memory |
 //! | `maps.rs` | maps, read-only globals, counters |
 
@@ -45,10 +47,12 @@ mod frames;
 mod guard;
 mod ip;
 mod kernel;
+mod lives;
 mod maps;
 mod nft;
 mod presence;
 mod rules;
+mod slots;
 mod trampolines;
 mod traversal;
 mod verify;

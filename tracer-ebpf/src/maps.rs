@@ -1,5 +1,7 @@
 //! Maps, read-only globals and counters.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
@@ -13,6 +15,7 @@ use crate::{
     call::{Call, Invocation},
     connection::Key,
     follow::Life,
+    lives::LIVES_MAX,
     rules::Asked,
 };
 
@@ -28,9 +31,16 @@ pub(crate) static FILTER: Filter = Filter::EVERYTHING;
 #[unsafe(no_mangle)]
 pub(crate) static READER: [u8; THREAD_NAME_LEN] = [0xff; THREAD_NAME_LEN];
 
-/// Not zero where traversals are seen by trampolines, which keep their frames in [`SLOTS`]. Set by the loader.
+/// Not zero where traversals are seen by trampolines, which keep their frames in [`SLOTS`] and lives in [`LIVES`]. Set
+/// by the loader.
 #[unsafe(no_mangle)]
-pub(crate) static SLOTTED: u32 = 0;
+static SLOTTED: u32 = 0;
+
+#[inline(always)]
+pub(crate) fn slotted() -> bool {
+    // SAFETY: a static; volatile, because its value is known only when loaded.
+    unsafe { read_volatile(&raw const SLOTTED) != 0 }
+}
 
 /// Bytes in the buffer at which the loader is woken, a power of two. Set by the loader.
 #[unsafe(no_mangle)]
@@ -97,7 +107,11 @@ pub(crate) static FRAMES: HashMap<u64, Traversal> = HashMap::with_max_entries(FR
 #[map]
 pub(crate) static CALLS: HashMap<Invocation, Call> = HashMap::with_max_entries(2 * FRAMES_MAX, 0);
 
-/// Followed packets, by address of the `sk_buff`.
+/// Followed packets that trampolines saw first; see [`crate::lives`].
+#[map]
+pub(crate) static LIVES: Array<Life> = Array::with_max_entries(LIVES_MAX as u32, 0);
+
+/// All others, by address of the `sk_buff`.
 #[map]
 pub(crate) static FOLLOWED: HashMap<u64, Life> = HashMap::with_max_entries(PACKETS_MAX, 0);
 

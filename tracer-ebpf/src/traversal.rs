@@ -169,8 +169,8 @@ pub(crate) fn begin<F: Form>(
         {
             return Ok(None);
         }
-        None if !guard::admits(entered_ns) => (follow::shed(skb, life), 0),
-        None if follow::begin(skb, &life) => (life, flags::FIRST),
+        None if !guard::admits(entered_ns) => (follow::shed::<F>(skb, life), 0),
+        None if follow::begin::<F>(skb, &life) => (life, flags::FIRST),
         None => (life, flags::FIRST | flags::NOT_FOLLOWED),
     };
     if life.shed != 0 {

@@ -440,6 +440,7 @@ impl Attached {
         // Legacy traversals have their frames in one of the two, those of nf_tables in `FRAMES`.
         if !slotted {
             loader.map_max_entries("SLOTS", 1);
+            loader.map_max_entries("LIVES", 1);
         } else if !plan.nftables {
             loader.map_max_entries("FRAMES", 1);
         }
