@@ -17,7 +17,7 @@ use tracer_common::{ABSENT, Counter, TUPLE_LEN, Traversal, flags, protocols};
 use crate::{
     asked,
     form::Form,
-    ip::{Copied, Loaded, Start},
+    ip::{Copied, Loaded, Start, Words},
     kernel::{Gap, Skb, read},
     maps::{CONNECTIONS, count},
     offset,
@@ -50,7 +50,8 @@ impl Key {
     #[inline(always)]
     fn of_headers(header: u64, family: u8, netns: u32) -> Result<Option<Self>, Gap> {
         if offset!(type_words) == ABSENT {
-            Self::of_start(&Copied::read(header, family)?, netns)
+            let mut words = Words::uninit();
+            Self::of_start(&Copied::read(&mut words, header, family)?, netns)
         } else {
             Self::of_start(&Loaded { header, family }, netns)
         }

@@ -5,7 +5,7 @@ use tracer_common::{ABSENT, TABLES_MAX, criteria};
 use crate::{
     asked, asked_words,
     form::Form,
-    ip::{Copied, Loaded, Start},
+    ip::{Copied, Loaded, Start, Words},
     kernel::{Gap, Headers, Skb},
     offset,
     traversal::{Arguments, TableName},
@@ -80,7 +80,8 @@ fn equal_under(words: &[u32; 4], wanted: &[u32; 4], mask: &[u32; 4]) -> bool {
 #[inline(always)]
 fn headers_satisfy(header: u64, family: u8, criteria: u32) -> Result<bool, Gap> {
     if offset!(type_words) == ABSENT {
-        start_satisfies(&Copied::read(header, family)?, criteria)
+        let mut words = Words::uninit();
+        start_satisfies(&Copied::read(&mut words, header, family)?, criteria)
     } else {
         start_satisfies(&Loaded { header, family }, criteria)
     }

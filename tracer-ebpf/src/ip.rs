@@ -1,6 +1,6 @@
 //! The few fields of the IP header that following and filter look at.
 
-use core::mem::MaybeUninit;
+use core::{mem::MaybeUninit, ptr::read_volatile};
 
 use tracer_common::protocols;
 
@@ -158,37 +158,38 @@ impl Start for Loaded {
 }
 
 /// Elsewhere all are read in one go, for a call costs as much as everything else.
-pub(crate) struct Copied {
-    words: MaybeUninit<[u32; START_LEN / 4]>,
+pub(crate) struct Copied<'a> {
+    words: &'a Words,
     header: u64,
     family: u8,
 }
+
+/// Room for them. Not zeroed first, which would be a call of a function that goes byte by byte.
+pub(crate) type Words = MaybeUninit<[u32; START_LEN / 4]>;
 
 /// IPv6 header and ports.
 const START_LEN: usize = 40 + 4;
 /// IPv4 header without options, and ports.
 const START_LEN_IPV4: u32 = 20 + 4;
 
-impl Copied {
+impl<'a> Copied<'a> {
     #[inline(always)]
-    pub(crate) fn read(header: u64, family: u8) -> Result<Self, Gap> {
-        // Not zeroed first, which would be a call of a function that goes byte by byte.
-        let mut start = Self {
-            words: MaybeUninit::uninit(),
-            header,
-            family,
-        };
+    pub(crate) fn read(words: &'a mut Words, header: u64, family: u8) -> Result<Self, Gap> {
         let len = if family == crate::AF_INET {
             START_LEN_IPV4
         } else {
             START_LEN as u32
         };
-        copy_words(header, len, &mut start.words)?;
-        Ok(start)
+        copy_words(header, len, words)?;
+        Ok(Self {
+            words,
+            header,
+            family,
+        })
     }
 }
 
-impl Start for Copied {
+impl Start for Copied<'_> {
     #[inline(always)]
     fn family(&self) -> u8 {
         self.family
@@ -201,15 +202,10 @@ impl Start for Copied {
 
     #[inline(always)]
     fn words<const N: usize>(&self, first: usize) -> [u32; N] {
-        // SAFETY: within the array; whoever asks knows the family, of which so many words were read.
-        unsafe {
-            self.words
-                .as_ptr()
-                .cast::<u32>()
-                .add(first)
-                .cast::<[u32; N]>()
-                .read()
-        }
+        let start = self.words.as_ptr().cast::<u32>();
+        // SAFETY: within the array; whoever asks knows the family, of which so many words were read. Volatile, as the
+        // compiler would else load all of them to have them ready.
+        unsafe { read_volatile(start.add(first).cast::<[u32; N]>()) }
     }
 }
 
