@@ -13,8 +13,12 @@ use crate::traffic::{Place, send};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
-        trial("queue::legacy", || one_journey("iptables-legacy")),
-        trial("queue::nf_tables", || one_journey("iptables-nft")),
+        trial("queue::legacy", || {
+            one_journey("iptables-legacy", "mangle:OUTPUT:rule:")
+        }),
+        trial("queue::nf_tables", || {
+            one_journey("iptables-nft", "nft ip mangle:OUTPUT:rule:")
+        }),
     ]
 }
 
@@ -25,8 +29,9 @@ const NOBODY: u16 = 8;
 /// The mark of packets that do not go to the queue again.
 const DONE: u32 = 0x1;
 
-/// A packet before the queue and the same behind it, for every verdict that a program can give.
-fn one_journey(tool: &str) -> Result<()> {
+/// A packet before the queue and the same behind it, for every verdict that a program can give. `rule` is what the rule
+/// that sends it there is called.
+fn one_journey(tool: &str, rule: &str) -> Result<()> {
     let to_queue = |port: u16, queue: u16| {
         format!(
             "mangle -A OUTPUT -p udp --dport {port} -m mark ! --mark {DONE:#x} -j NFQUEUE --queue-num {queue}"
@@ -87,7 +92,7 @@ fn one_journey(tool: &str) -> Result<()> {
         let dropped = format!("dropped {place} queue {queue}");
         ensure!(
             line.contains(&dropped)
-                && line.contains(", sent there by mangle:OUTPUT:rule:")
+                && line.contains(&format!(", sent there by {rule}"))
                 && line.contains(&format!("--dport {port} "))
                 && line.contains(&format!("-j NFQUEUE --queue-num {queue}")),
             "{line}"
