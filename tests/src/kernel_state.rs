@@ -148,7 +148,19 @@ impl Drop for Calls {
 ///
 /// When it cannot.
 pub fn count_runs() -> Result<()> {
-    write("/proc/sys/kernel/bpf_stats_enabled", "1")
+    write(COUNT_RUNS, "1")
+}
+
+/// Where it is set whether the kernel counts runs of programs and the time that they take.
+pub const COUNT_RUNS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// The name of a program.
+///
+/// # Errors
+///
+/// When there is none with this id.
+pub fn program_name(id: u32) -> Result<String> {
+    Ok(String::from_utf8_lossy(name_in(&program_info(id)?)).into_owned())
 }
 
 /// How often programs ran whose name begins so.
@@ -161,8 +173,7 @@ pub fn runs_of(name: &str) -> Result<u64> {
     while let Some(next) = next_id(NEXT_IDS[0].1, id)? {
         id = next;
         let info = program_info(id)?;
-        let own = &info[PROGRAM_NAME..PROGRAM_NAME + PROGRAM_NAME_LEN];
-        if own.starts_with(name.as_bytes()) {
+        if name_in(&info).starts_with(name.as_bytes()) {
             let count = info[RUN_COUNT..].first_chunk().context("no count of runs")?;
             runs += u64::from_ne_bytes(*count);
         }
@@ -175,6 +186,12 @@ const PROGRAM_NAME: usize = 64;
 const PROGRAM_NAME_LEN: usize = 16;
 const RUN_COUNT: usize = 200;
 const PROGRAM_INFO_LEN: usize = 208;
+
+/// The name in what the kernel says of a program.
+fn name_in(info: &[u8; PROGRAM_INFO_LEN]) -> &[u8] {
+    let name = &info[PROGRAM_NAME..PROGRAM_NAME + PROGRAM_NAME_LEN];
+    name.split(|byte| *byte == 0).next().unwrap_or_default()
+}
 
 /// What the kernel says of a program.
 fn program_info(id: u32) -> Result<[u8; PROGRAM_INFO_LEN]> {
@@ -244,7 +261,7 @@ pub fn untouchable() -> Result<BTreeMap<&'static str, String>> {
         "/proc/sys/kernel/perf_event_paranoid",
         "/proc/sys/kernel/unprivileged_bpf_disabled",
         "/proc/sys/net/core/bpf_jit_enable",
-        "/proc/sys/kernel/bpf_stats_enabled",
+        COUNT_RUNS,
         "/sys/kernel/tracing/tracing_on",
         "/sys/kernel/tracing/current_tracer",
     ] {

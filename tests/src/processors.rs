@@ -1,9 +1,11 @@
-//! Processors of the test machine: how many there are, and how softirqs share them.
+//! Processors of the test machine: how many there are, and who gets them.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::libc;
 
 /// Leaves one processor while it lives: then what happens has one order, also in softirqs and timers.
 #[derive(Debug)]
@@ -77,4 +79,18 @@ impl Drop for SoftirqTurns {
             drop(fs::write(path, value));
         }
     }
+}
+
+/// Gives a thread, zero for the calling one, another scheduling policy.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn schedule(thread: libc::pid_t, policy: libc::c_int, priority: libc::c_int) -> Result<(), Errno> {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the kernel reads the parameters during the call only.
+    let result = unsafe { libc::sched_setscheduler(thread, policy, &raw const parameters) };
+    Errno::result(result).map(drop)
 }

@@ -39,7 +39,7 @@ pub(crate) fn fingerprint(header: u64, family: u8) -> Result<u64, Gap> {
         } else {
             start[1] & 0xffff
         };
-        let fragment = if next_header == NEXTHDR_FRAGMENT {
+        let fragment = if next_header == u32::from(protocols::FRAGMENT) {
             FRAGMENT
         } else {
             0
@@ -54,8 +54,6 @@ const IPV6: u64 = 1 << 63;
 const FRAGMENT: u64 = 1 << 62;
 /// `IP_MF | IP_OFFSET`, `include/net/ip.h`.
 const FRAGMENT_FIELD: u32 = 0x3fff;
-/// `NEXTHDR_FRAGMENT`, `include/net/ipv6.h`.
-const NEXTHDR_FRAGMENT: u32 = 44;
 
 /// Whether one of them is a fragment of the other. The `sk_buff` of the last fragment that comes becomes the packet that
 /// is put together (`inet_frag_reasm_prepare`, `net/ipv4/inet_fragment.c`), and that of a packet which was put together

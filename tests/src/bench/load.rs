@@ -14,6 +14,7 @@ use nix::sys::socket::{
 use nix::unistd::Pid;
 
 use crate::command;
+use crate::processors::schedule;
 use crate::wait;
 
 /// How many packets.
@@ -181,17 +182,14 @@ impl Sender {
 /// Real-time priority for the measuring process would do as well, but before 6.4 the kernel leaves packets to
 /// `ksoftirqd` while that has anything to do, which then never comes to an end.
 pub(super) fn step_aside(process: Pid) -> Result<()> {
-    let parameters = libc::sched_param { sched_priority: 0 };
     let threads = fs::read_dir(format!("/proc/{process}/task")).context("failed to read threads")?;
     for thread in threads {
         let name = thread.context("failed to read threads")?.file_name();
         let id = name.to_str().and_then(|name| name.parse().ok());
         let id: libc::pid_t = id.context("failed to read threads")?;
-        // SAFETY: the kernel reads the parameters during the call only.
-        let result = unsafe { libc::sched_setscheduler(id, libc::SCHED_IDLE, &raw const parameters) };
-        match Errno::result(result) {
+        match schedule(id, libc::SCHED_IDLE, 0) {
             // The thread has ended.
-            Ok(_) | Err(Errno::ESRCH) => {}
+            Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => return Err(error).context("failed to set scheduling"),
         }
     }

@@ -6,34 +6,26 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use nix::unistd::Pid;
 
+use crate::kernel_state::{self, COUNT_RUNS};
+
 /// Time is counted while this lives, which itself takes some of it.
 pub(super) struct Counting(());
 
-const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
 impl Counting {
     pub(super) fn start() -> Result<Self> {
-        fs::write(SWITCH, "1").with_context(|| format!("failed to write: {SWITCH}"))?;
+        kernel_state::count_runs()?;
         Ok(Self(()))
     }
 }
 
 impl Drop for Counting {
     fn drop(&mut self) {
-        drop(fs::write(SWITCH, "0"));
+        drop(fs::write(COUNT_RUNS, "0"));
     }
 }
 
 /// Time that the programs of a process took so far, in nanoseconds, by name.
 pub(super) fn took(process: Pid) -> Result<BTreeMap<String, u64>> {
-    let mut names = BTreeMap::new();
-    for program in aya::programs::loaded_programs() {
-        let program = program.context("failed to list programs")?;
-        let name = program
-            .name_as_str()
-            .context("failed to read the name of a program")?;
-        names.insert(program.id(), name.to_owned());
-    }
     let mut took = BTreeMap::new();
     let mut seen = Vec::new();
     let folder = format!("/proc/{process}/fdinfo");
@@ -53,9 +45,9 @@ pub(super) fn took(process: Pid) -> Result<BTreeMap<String, u64>> {
             continue;
         };
         let id = u32::try_from(id)?;
-        if let (false, Some(name)) = (seen.contains(&id), names.get(&id)) {
+        if !seen.contains(&id) {
             seen.push(id);
-            *took.entry(name.clone()).or_default() += time;
+            *took.entry(kernel_state::program_name(id)?).or_default() += time;
         }
     }
     took.retain(|_, time| *time != 0);

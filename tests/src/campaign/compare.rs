@@ -147,10 +147,6 @@ pub fn compare(kernel: &Account, tracer: &Account, losses_max: u64) -> Compariso
         place.is_some_and(|place| tracer.judged.contains(&place))
     };
     let traversals = traversals(&tracer.lines);
-    let identical = |left: &Left<'_>, lost: u64| Comparison::Identical {
-        steps: kernel.judged.len() - left.unexcused(&kernel.judged).len(),
-        lost,
-    };
     let mut left = all.clone();
     let mut missing = Vec::new();
     let end = Instant::now() + TIME_MAX;
@@ -175,7 +171,10 @@ pub fn compare(kernel: &Account, tracer: &Account, losses_max: u64) -> Compariso
     let unexcused = left.unexcused(&kernel.judged);
     let lost = pieces(&left, &unexcused);
     if unfound.is_empty() && lost <= losses_max {
-        return identical(&left, lost);
+        return Comparison::Identical {
+            steps: kernel.judged.len() - unexcused.len(),
+            lost,
+        };
     }
     // Lines of two packets may be the same, as those of two resets that REJECT sends, and one may have been taken for the
     // other.
@@ -184,8 +183,11 @@ pub fn compare(kernel: &Account, tracer: &Account, losses_max: u64) -> Compariso
         is_over: &|left| left.unexcused(&kernel.judged).is_empty(),
         end: Instant::now() + SEARCH_TIME_MAX,
     };
-    if let Some(left) = search.rest(all, &traversals) {
-        return identical(&left, 0);
+    if search.rest(all, &traversals) {
+        return Comparison::Identical {
+            steps: kernel.judged.len(),
+            lost: 0,
+        };
     }
     Comparison::Different {
         kernel: unexcused,
@@ -251,23 +253,20 @@ struct Search<'s> {
 }
 
 impl Search<'_> {
-    /// What is left when these traversals have been found.
-    fn rest<'a>(&self, left: Left<'a>, traversals: &[Vec<Line<'a>>]) -> Option<Left<'a>> {
+    /// Whether these traversals are found, and nothing is left that must have been.
+    fn rest<'a>(&self, left: Left<'a>, traversals: &[Vec<Line<'a>>]) -> bool {
         let Some((first, rest)) = traversals.split_first() else {
-            return (self.is_over)(&left).then_some(left);
+            return (self.is_over)(&left);
         };
         for next in left.ways(first) {
             if Instant::now() > self.end {
-                return None;
+                return false;
             }
-            if let Some(left) = self.rest(next, rest) {
-                return Some(left);
+            if self.rest(next, rest) {
+                return true;
             }
         }
-        if (self.is_judged)(first) {
-            return None;
-        }
-        self.rest(left, rest)
+        !(self.is_judged)(first) && self.rest(left, rest)
     }
 }
 

@@ -9,10 +9,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use nix::errno::Errno;
 use nix::libc;
 
 use crate::netns::{self, Namespace};
+use crate::processors::schedule;
 
 /// Packets that the node's devices sent; a ruleset's traffic makes some hundreds.
 const PACKETS_MAX: u64 = 3000;
@@ -52,7 +52,9 @@ impl Watch {
         let door = node.door()?;
         let cuts = Arc::clone(&has_cut);
         let thread = thread::spawn(move || {
-            let start = door.enter().and_then(|()| come_first());
+            let start = door
+                .enter()
+                .and_then(|()| schedule(0, libc::SCHED_FIFO, 1).context("failed to set: scheduler"));
             let is_ready = start.is_ok();
             drop(says.send(start));
             while is_ready && ended.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) {
@@ -92,15 +94,6 @@ impl Drop for Watch {
             drop(thread.join());
         }
     }
-}
-
-/// Real-time priority for the calling thread.
-fn come_first() -> Result<()> {
-    let priority = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the kernel only reads the structure, which lives until the call returns.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
-    Errno::result(result).context("failed to set: scheduler")?;
-    Ok(())
 }
 
 /// Sets the devices down.

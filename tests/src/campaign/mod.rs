@@ -19,6 +19,7 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -50,6 +51,13 @@ pub struct Campaign {
     pub verbose: bool,
     /// Whether tracer is to hold its paths against the kernel's own steps too (`--verify`, legacy tables).
     pub verify: bool,
+}
+
+impl Campaign {
+    /// The numbers of rulesets that may be tried; more than are wanted, for some are replaced by others.
+    fn indices(&self) -> Range<u64> {
+        self.only.map_or(self.first..u64::MAX, |only| only..only + 1)
+    }
 }
 
 /// What came of it.
@@ -118,9 +126,7 @@ pub fn run(campaign: &Campaign) -> Result<Outcome> {
     }
     let mut observer = Observer::start(campaign.verify)?;
     let mut outcome = Outcome::default();
-    let mut indices = campaign
-        .only
-        .map_or(campaign.first..u64::MAX, |only| only..only + 1);
+    let mut indices = campaign.indices();
     let rulesets = campaign.only.map_or(campaign.rulesets, |_| 1);
     while outcome.tried < rulesets && outcome.endless <= rulesets {
         let Some(index) = indices.next() else { break };

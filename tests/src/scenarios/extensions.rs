@@ -1,14 +1,11 @@
 //! Extensions that tracer does not know by name.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
 use super::trial;
 use crate::account::Selection;
-use crate::neighbours::Family;
-use crate::ruleset;
+use crate::neighbours::FAMILIES;
 use crate::traffic::{Place, send, stay_on_processor};
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -24,15 +21,9 @@ fn unknown() -> Result<()> {
          -A SEEN -p udp\n\
          COMMIT\n";
     stay_on_processor(0)?;
-    for (family, restore, address) in [
-        (
-            Family::V4,
-            ruleset::restore_v4 as fn(&str) -> Result<()>,
-            IpAddr::from(Ipv4Addr::LOCALHOST),
-        ),
-        (Family::V6, ruleset::restore_v6, IpAddr::from(Ipv6Addr::LOCALHOST)),
-    ] {
-        restore(RULES)?;
+    for family in FAMILIES {
+        family.restore(RULES)?;
+        let address = family.loopback();
         let selection = Selection {
             family,
             matches: "-p udp",

@@ -18,7 +18,7 @@ use crate::neighbours::Family;
 use crate::netns::Namespace;
 use crate::ruleset;
 use crate::trace_log::{Line, TraceLog};
-use crate::tracer::{Text, Tracer};
+use crate::tracer::{ProbesSkipped, Summary, Text, Tracer};
 use crate::traffic::{Place, send, settle, stay_on_processor};
 use crate::wait;
 
@@ -147,7 +147,11 @@ fn under_traffic() -> Result<()> {
     let logged = log.lines()?.to_vec();
     let text = tracer.stop_as_text()?;
     // Packets that the kernel left out runs for are not shown; what is shown is judged all the same.
-    let lost = losses(&text.said);
+    match Summary::whole(&text.said) {
+        Err(error) if error.is::<ProbesSkipped>() => {}
+        result => result?,
+    }
+    let lost = Summary::last(&text.said)?.losses;
     let told = Told::parse(&text.shown)?;
     for remark in &told.partial {
         // Nothing is shown of these, so all lines are of complete paths.
@@ -164,7 +168,7 @@ fn under_traffic() -> Result<()> {
     let (exact, partial) = paths(&text)?;
     eprintln!(
         "paths::replacement::under_traffic: {} replacements in {} s; {exact} paths exact, {partial} partial ({early} for rules that were gone before they were read); {same} of them \
-         equal to TRACE's, {of_one_generation} with the generation that the kernel's mark says; {lost}",
+         equal to TRACE's, {of_one_generation} with the generation that the kernel's mark says; lost: {lost:?}",
         replaced.load(Ordering::Relaxed) - 1,
         lasts.as_secs()
     );
@@ -274,15 +278,6 @@ fn of_one_generation(tables: &BTreeMap<String, Vec<Line>>) -> Result<u64> {
         "marks of generation {number}: {marks:?}"
     );
     Ok(1)
-}
-
-/// What tracer says was lost.
-fn losses(said: &str) -> String {
-    let lines = said
-        .lines()
-        .skip_while(|line| !line.contains(" traversals shown"));
-    let lost = lines.take_while(|line| !line.starts_with("paths: "));
-    lost.map(str::trim).collect::<Vec<_>>().join("; ")
 }
 
 /// How many paths tracer says it knew, and how many not.

@@ -33,6 +33,14 @@ fn failed(source: ProgramError) -> AttachError {
     }
 }
 
+/// Reads a word at `address`; `None` where the kernel has no memory there.
+pub(super) fn word(ebpf: &Ebpf, address: u64) -> Result<Option<u64>, AttachError> {
+    let Some(address) = NonZeroU64::new(address) else {
+        return Ok(None);
+    };
+    Ok(read(ebpf, address, 8)?.try_into().ok().map(u64::from_ne_bytes))
+}
+
 /// Reads up to `len` bytes from `address` on; fewer where the kernel's memory ends before.
 pub(super) fn read(ebpf: &Ebpf, address: NonZeroU64, len: u64) -> Result<Vec<u8>, AttachError> {
     let program = ebpf.program(PROGRAM).ok_or(AttachError::NoObject)?;

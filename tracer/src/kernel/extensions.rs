@@ -43,21 +43,12 @@ pub(super) fn function_name(
     let data = table_info
         .wrapping_add(entries.into())
         .wrapping_add(extension.data.start.into());
-    let word = read(ebpf, data.wrapping_sub(POINTER_BEFORE_DATA), 8)?;
-    let Some(description) = word.and_then(|word| Some(u64::from_ne_bytes(word.try_into().ok()?))) else {
+    let description = code::word(ebpf, data.wrapping_sub(POINTER_BEFORE_DATA))?;
+    let Some(description) = description.and_then(NonZeroU64::new) else {
         return Ok(None);
     };
-    let description = read(ebpf, description, described::FUNCTION.end as u64)?;
-    let function = description.and_then(|bytes| described_function(&bytes, extension));
-    Ok(function.and_then(symbol_at))
-}
-
-fn read(ebpf: &Ebpf, address: u64, len: u64) -> Result<Option<Vec<u8>>, AttachError> {
-    let Some(address) = NonZeroU64::new(address) else {
-        return Ok(None);
-    };
-    let bytes = code::read(ebpf, address, len)?;
-    Ok((bytes.len() as u64 == len).then_some(bytes))
+    let description = code::read(ebpf, description, described::FUNCTION.end as u64)?;
+    Ok(described_function(&description, extension).and_then(symbol_at))
 }
 
 /// The address of the function, if this is the description of the extension.

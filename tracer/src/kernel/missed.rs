@@ -43,10 +43,7 @@ impl Kprobes {
 
     /// How often each kprobe was not run, by its address. `None` where that cannot be read.
     pub(super) fn missed(self, ebpf: &Ebpf) -> Option<HashMap<u64, u64>> {
-        let word = |address: u64| {
-            let bytes = code::read(ebpf, NonZeroU64::new(address)?, 8).ok()?;
-            Some(u64::from_ne_bytes(bytes.try_into().ok()?))
-        };
+        let word = |address: u64| code::word(ebpf, address).ok()?;
         let mut missed = HashMap::new();
         for bucket in 0..BUCKETS {
             let mut next = word(self.table.get() + bucket * 8)?;

@@ -84,9 +84,7 @@ pub fn run(campaign: &Campaign, tools: Tools) -> Result<Outcome> {
     let _turns = SoftirqTurns::new()?;
     let mut observer = Observer::start()?;
     let mut outcome = Outcome::default();
-    let mut indices = campaign
-        .only
-        .map_or(campaign.first..u64::MAX, |only| only..only + 1);
+    let mut indices = campaign.indices();
     let rulesets = campaign.only.map_or(campaign.rulesets, |_| 1);
     while outcome.tried < rulesets && outcome.endless <= rulesets {
         let Some(index) = indices.next() else { break };
