@@ -401,21 +401,27 @@ fn trial(
 
     // A journey is told when it is over, so the accounts become the same some time after the last packet.
     let end = Instant::now() + SETTLE_TIME_MAX;
-    let (mut runs, mut last) = (0, Instant::now());
+    let (mut compared, mut last) = (None, Instant::now());
     loop {
         read(&mut monitor, &network)?;
         observer.read()?;
-        if monitor.runs().len() > runs {
-            (runs, last) = (monitor.runs().len(), Instant::now());
-        }
         let journeys = &observer.journeys;
         let is_told = journeys.iter().any(|journey| compare::is_markers(journey, LAST));
-        let reported = compare::reported(monitor.runs(), &numbers, FIRST)?;
-        let told = compare::told(journeys, &numbers, FIRST, netns)?;
         // There is nothing to wait for where the ruleset is going to be run again.
         let is_over = Instant::now() >= end || is_told && observer.left_out()? != left_out;
-        if reported.steps != told.steps && !is_over {
+        let runs = monitor.runs().len();
+        if compared.is_none_or(|(before, _)| before < runs) {
+            last = Instant::now();
+        }
+        // While nothing comes nothing becomes the same.
+        let had = compared.replace((runs, journeys.len()));
+        if had == compared && !is_over {
             thread::sleep(PAUSE);
+            continue;
+        }
+        let reported = compare::reported(monitor.runs(), &numbers, FIRST)?;
+        let told = compare::told(journeys, &numbers, FIRST, netns)?;
+        if reported.steps != told.steps && !is_over {
             continue;
         }
         match reported.difference(&told) {
@@ -426,7 +432,7 @@ fn trial(
                 }
                 return Ok(told);
             }
-            _ if !is_over => thread::sleep(PAUSE),
+            _ if !is_over => {}
             None => bail!("tracer does not tell of the last marker"),
             Some(_) if Instant::now() >= end && last.elapsed() < STILL => return Err(Endless.into()),
             Some(difference) => bail!("different\n{difference}"),
