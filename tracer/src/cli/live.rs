@@ -153,7 +153,7 @@ impl Live {
             selection: wanted.rest.is_some().then(|| Selection::new(wanted)),
             device_names: DeviceNames::default(),
             places: LivePlaces::of(machine.root(), own_netns),
-            functions: Functions::of(machine.root().join("proc/kallsyms")),
+            functions: Functions::of(machine.clone()),
             read_ns: 0,
             traversals: 0,
         })

@@ -64,7 +64,7 @@ fn described_function(bytes: &[u8], extension: &Extension) -> Option<u64> {
 /// What a probe is to be attached to, if that can be no other function.
 fn symbol_at(address: u64) -> Option<String> {
     let machine = Machine::this();
-    let found = machine.function_at(address).ok()??;
+    let found = machine.functions().ok()?.containing(address)?;
     if found.address?.get() != address {
         return None;
     }

@@ -1,25 +1,29 @@
 //! Names of functions of the running kernel, by an address within them.
 
-use std::{collections::HashMap, fs::File, io::BufReader, path::PathBuf};
+use std::collections::HashMap;
 
-use super::symbols;
+use super::{machine::Machine, symbols::Index};
 
 /// Addresses remembered.
 const KNOWN_MAX: usize = 1024;
 
-/// Looks names up in `/proc/kallsyms`, each address once: few places of the kernel drop packets.
+/// Looks names up among the kernel's symbols, each address once: few places of the kernel drop packets. The symbols are read
+/// again only where other modules are loaded, for the kernel takes its time to print them.
 #[derive(Debug)]
 pub struct Functions {
-    kallsyms: PathBuf,
+    machine: Machine,
+    /// With the modules that there were when they were read.
+    symbols: Option<(Vec<String>, Index)>,
     known: HashMap<u64, Option<String>>,
 }
 
 impl Functions {
-    /// Those of the kernel that has this `/proc/kallsyms`.
+    /// Those of the kernel of this machine.
     #[must_use]
-    pub fn of(kallsyms: PathBuf) -> Self {
+    pub fn of(machine: Machine) -> Self {
         Self {
-            kallsyms,
+            machine,
+            symbols: None,
             known: HashMap::new(),
         }
     }
@@ -36,16 +40,27 @@ impl Functions {
         if let Some(known) = self.known.get(&address) {
             return known.clone();
         }
-        let file = File::open(&self.kallsyms).ok();
-        let found = file.and_then(|file| symbols::containing(BufReader::new(file), address).ok()?);
-        let name = found.map(|symbol| match symbol.module {
-            Some(module) => format!("{} [{module}]", symbol.name),
-            None => symbol.name,
-        });
+        let name = self.look_up(address);
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
         self.known.insert(address, name.clone());
         name
+    }
+
+    fn look_up(&mut self, address: u64) -> Option<String> {
+        let modules = self.machine.modules_and_places();
+        let read = self.symbols.take().filter(|(then, _)| *then == modules);
+        let symbols = match read {
+            Some((_, symbols)) => symbols,
+            None => self.machine.functions().ok()?,
+        };
+        let found = symbols.containing(address);
+        self.symbols = Some((modules, symbols));
+        let symbol = found?;
+        Some(match symbol.module {
+            Some(module) => format!("{} [{module}]", symbol.name),
+            None => symbol.name,
+        })
     }
 }

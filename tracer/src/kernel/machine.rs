@@ -109,6 +109,19 @@ impl Machine {
         parse_modules(&self.read("proc/modules").unwrap_or_default())
     }
 
+    /// Name, size and address of each loaded module; empty as [`Machine::modules`].
+    #[must_use]
+    pub fn modules_and_places(&self) -> Vec<String> {
+        let text = self.read("proc/modules").unwrap_or_default();
+        let place = |line: &str| {
+            let words: Vec<_> = line.split_ascii_whitespace().collect();
+            [0, 1, 5]
+                .map(|at| words.get(at).copied().unwrap_or_default())
+                .join(" ")
+        };
+        text.lines().map(place).collect()
+    }
+
     /// The functions `wanted` that the kernel has.
     ///
     /// # Errors
@@ -119,14 +132,14 @@ impl Machine {
         symbols::find(BufReader::with_capacity(256 << 10, file), wanted)
     }
 
-    /// The function that an address lies in ([`symbols::containing`]).
+    /// All functions that the kernel has, by address.
     ///
     /// # Errors
     ///
     /// If the symbol table cannot be read.
-    pub fn function_at(&self, address: u64) -> io::Result<Option<Symbol>> {
+    pub fn functions(&self) -> io::Result<symbols::Index> {
         let file = File::open(self.root.join("proc/kallsyms"))?;
-        symbols::containing(BufReader::with_capacity(256 << 10, file), address)
+        symbols::Index::read(BufReader::with_capacity(256 << 10, file))
     }
 
     /// The data `wanted` that the kernel has.

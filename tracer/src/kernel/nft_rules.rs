@@ -84,17 +84,24 @@ impl KernelRules {
     }
 }
 
-/// What `iptables-save` prints of its tables.
+/// What `iptables-save` prints of its tables: all of a family in one go, for most of the tool's time is its start.
 fn saved_texts(netns: &Netns, ruleset: &Ruleset) -> Texts {
     let mut texts = Texts::default();
-    for table in ruleset.tables.iter().filter(|table| table.is_iptables()) {
-        let Some(program) = save_program(table.family) else {
+    for family in [Family::Ip, Family::Ip6] {
+        let tables = ruleset.tables.iter();
+        let tables: Vec<_> = tables
+            .filter(|table| table.family == family && table.is_iptables())
+            .collect();
+        if tables.is_empty() {
+            continue;
+        }
+        let Some(program) = save_program(family) else {
             continue;
         };
         let mut command = Command::new(program);
-        command.args(["--modprobe=/bin/false", "-t", &table.name]);
+        command.arg("--modprobe=/bin/false");
         if let Ok(saved) = run(netns, &mut command) {
-            texts.take_saved(table, &saved);
+            texts.take_saved(&tables, &saved);
         }
     }
     texts

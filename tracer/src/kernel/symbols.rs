@@ -48,24 +48,56 @@ pub fn find_data(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symb
     Ok(found)
 }
 
-/// Finds the function that an address lies in: the last one that begins at or before it.
-///
-/// # Errors
-///
-/// If reading fails.
-pub fn containing(kallsyms: impl BufRead, address: u64) -> io::Result<Option<Symbol>> {
-    let mut best: Option<Symbol> = None;
-    for_each_line(kallsyms, |line| {
-        let start = best
-            .as_ref()
-            .and_then(|best| best.address)
-            .map_or(1, NonZeroU64::get);
-        let better = |_: &str, begins: u64| (start..=address).contains(&begins);
-        if let Some(symbol) = parse(line, better) {
-            best = Some(symbol);
-        }
-    })?;
-    Ok(best)
+/// Every function of the kernel, by address, in little room: there are some 100,000.
+#[derive(Clone, Debug, Default)]
+pub struct Index {
+    /// Where each function begins, and its line in `lines`; in the order of their addresses.
+    starts: Vec<(NonZeroU64, u32)>,
+    /// Name and, after a space, module of each, with a newline at the end.
+    lines: String,
+}
+
+impl Index {
+    /// Of text as [`find`] takes it.
+    ///
+    /// # Errors
+    ///
+    /// If reading fails.
+    pub fn read(kallsyms: impl BufRead) -> io::Result<Self> {
+        let mut index = Self::default();
+        for_each_line(kallsyms, |line| {
+            let symbol = parse(line, |_, address| address != 0);
+            let Some((symbol, at)) = symbol.zip(u32::try_from(index.lines.len()).ok()) else {
+                return;
+            };
+            index.starts.extend(symbol.address.map(|address| (address, at)));
+            index.lines.push_str(&symbol.name);
+            if let Some(module) = symbol.module {
+                index.lines.push(' ');
+                index.lines.push_str(&module);
+            }
+            index.lines.push('\n');
+        })?;
+        // Of those at one address the last stays the last.
+        index.starts.sort_by_key(|(address, _)| *address);
+        Ok(index)
+    }
+
+    /// The function that an address lies in: the last one that begins at or before it.
+    #[must_use]
+    pub fn containing(&self, address: u64) -> Option<Symbol> {
+        let after = self.starts.partition_point(|(start, _)| start.get() <= address);
+        let (start, at) = self.starts.get(after.checked_sub(1)?)?;
+        let mut words = self.lines[usize::try_from(*at).ok()?..]
+            .lines()
+            .next()?
+            .split(' ');
+        Some(Symbol {
+            name: words.next()?.into(),
+            address: Some(*start),
+            module: words.next().map(Into::into),
+        })
+    }
 }
 
 /// Finds the functions `wanted` as [`find`] does, each with its length: the bytes up to the next symbol, `None` where
@@ -176,15 +208,19 @@ ffffffffc0a1d000 T ipt_do_table_not\t[other]
 
     #[test]
     fn the_function_around_an_address_is_found() {
+        let index = Index::read(TEXT.as_bytes()).unwrap();
         let name = |address| {
-            let found = containing(TEXT.as_bytes(), address).unwrap();
-            found.map(|symbol| symbol.name)
+            let found = index.containing(address);
+            found.map(|symbol| (symbol.name, symbol.module))
         };
-        assert_eq!(name(0xffff_ffff_81a0_00ff).as_deref(), Some("consume_skb"));
-        assert_eq!(name(0xffff_ffff_c0a1_b010).as_deref(), Some("ipt_do_table"));
+        let of_kernel = |name: &str| Some((name.to_owned(), None));
+        assert_eq!(name(0xffff_ffff_81a0_00ff), of_kernel("consume_skb"));
+        assert_eq!(name(0xffff_ffff_81a0_0100), of_kernel("kfree_skbmem"));
+        let of_module = ("ipt_do_table".to_owned(), Some("ip_tables".to_owned()));
+        assert_eq!(name(0xffff_ffff_c0a1_b010), Some(of_module));
         assert_eq!(name(0x1000), None);
-        let hidden = containing("0000000000000000 t nf_hook_slow\n".as_bytes(), 0x1000);
-        assert_eq!(hidden.unwrap(), None);
+        let hidden = Index::read("0000000000000000 t nf_hook_slow\n".as_bytes()).unwrap();
+        assert_eq!(hidden.containing(0x1000), None);
     }
 
     #[test]
@@ -209,7 +245,8 @@ ffffffffc0a1d000 T ipt_do_table_not\t[other]
         bolero::check!().for_each(|bytes: &[u8]| {
             find(bytes, &["ipt_do_table", ""]).unwrap();
             find_with_len(bytes, &["ipt_do_table", ""]).unwrap();
-            containing(bytes, u64::MAX).unwrap();
+            let index = Index::read(bytes).unwrap();
+            drop(index.containing(u64::MAX));
         });
     }
 }

@@ -44,24 +44,27 @@ impl Texts {
         ruleset.tables.iter().all(has_all)
     }
 
-    /// Takes what `iptables-save -t` of the nf_tables kind printed of a table, if it has the table's chains with as
+    /// Takes what `iptables-save` of the nf_tables kind printed of one family's tables, for each chain in which it has as
     /// many rules.
-    pub fn take_saved(&mut self, table: &Table, saved: &str) {
-        let Ok(tables) = text::parse(saved) else { return };
-        let Some(saved) = tables.into_iter().find(|saved| saved.name == table.name) else {
-            return;
-        };
-        for chain in &table.chains {
-            let mut same = saved.chains.iter();
-            let Some(saved) = same.find(|saved| saved.name == chain.name) else {
+    pub fn take_saved(&mut self, tables: &[&Table], saved: &str) {
+        let Ok(saved) = text::parse(saved) else { return };
+        for table in tables {
+            let mut same = saved.iter();
+            let Some(saved) = same.find(|saved| saved.name == table.name) else {
                 continue;
             };
-            if saved.rules.len() != chain.rules.len() {
-                continue;
-            }
-            for (rule, text) in chain.rules.iter().zip(&saved.rules) {
-                self.rules
-                    .insert((table.handle, rule.handle), text.as_str().into());
+            for chain in &table.chains {
+                let mut same = saved.chains.iter();
+                let Some(saved) = same.find(|saved| saved.name == chain.name) else {
+                    continue;
+                };
+                if saved.rules.len() != chain.rules.len() {
+                    continue;
+                }
+                for (rule, text) in chain.rules.iter().zip(&saved.rules) {
+                    self.rules
+                        .insert((table.handle, rule.handle), text.as_str().into());
+                }
             }
         }
     }
@@ -191,10 +194,10 @@ mod tests {
         let table = table(Family::Ip, "filter", &[5, 6]);
         let saved = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j X\n-A FORWARD -j Y\nCOMMIT\n";
         let mut texts = Texts::default();
-        texts.take_saved(&table, saved);
+        texts.take_saved(&[&table], saved);
         assert_eq!(&*texts.rules[&(1, 6)], "-A FORWARD -j Y");
         let mut texts = Texts::default();
-        texts.take_saved(&table, &saved.replace("-A FORWARD -j Y\n", ""));
+        texts.take_saved(&[&table], &saved.replace("-A FORWARD -j Y\n", ""));
         assert!(texts.rules.is_empty());
     }
 }
