@@ -2,12 +2,16 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::command;
@@ -224,4 +228,23 @@ pub fn no_connection(client: Place<'_>, to: SocketAddr) -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// Sends an IPv4 packet as it is from the node to itself; the kernel fills in the lengths and the checksum of the IP
+/// header.
+///
+/// # Errors
+///
+/// When the kernel refuses.
+pub fn raw_packet(packet: &[u8]) -> Result<()> {
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::Raw,
+    )
+    .context("failed to open: raw socket")?;
+    let to = SockaddrIn::new(127, 0, 0, 1, 0);
+    sendto(socket.as_raw_fd(), packet, &to, MsgFlags::empty()).context("failed to send: packet")?;
+    Ok(())
 }

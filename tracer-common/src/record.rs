@@ -231,6 +231,8 @@ pub mod flags {
     pub const CONTINUES: u32 = 1 << 10;
     /// The kernel's log names the TCP flag AE, which older kernels count among the reserved bits.
     pub const NAMES_AE: u32 = 1 << 11;
+    /// On nf_tables: wherever a step has changed headers and the walk went on, they were sent ([`Traversal::changed`]).
+    pub const HEADERS_TOLD: u32 = 1 << 12;
 }
 
 /// One packet's way through one table at one hook: from entry into `ipt_do_table` or `ip6t_do_table` to
@@ -322,8 +324,9 @@ pub struct Traversal {
     pub table_family: u8,
     /// Number of the record, from 0, among those of this traversal.
     pub part: u8,
-    /// Padding, zero.
-    pub padding: [u8; 2],
+    /// On nf_tables: how many [`HeadersAfter`] were sent of this traversal so far. From the first step on that changed
+    /// headers it is one for each that lets the walk go on.
+    pub changed: u16,
     /// Name of the table, NUL padded; the start of a name that is longer.
     pub table_name: [u8; TABLE_NAME_LEN],
     /// Name of the base chain, in the same form; empty for legacy tables.
@@ -440,8 +443,8 @@ impl End {
 
 const _: () = assert!(size_of::<End>() == 5 * 8 + 2 * 4);
 
-/// The packet's headers when a target function returned that changes them and lets the walk go on: sent at once, before
-/// the record of its traversal.
+/// The packet's headers when a target function returned that changes them and lets the walk go on, on nf_tables after such
+/// a step: sent at once, before the record of its traversal.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct HeadersAfter {
@@ -453,7 +456,7 @@ pub struct HeadersAfter {
     pub entered_ns: u64,
     /// `sk_buff.len`
     pub packet_len: u32,
-    /// Which of [`Traversal::observed`] the function is.
+    /// Which of [`Traversal::observed`] the function or the step is, counted through all parts.
     pub index: u16,
     /// Bytes used in `headers`.
     pub headers_len: u16,
@@ -462,11 +465,25 @@ pub struct HeadersAfter {
 }
 
 impl HeadersAfter {
+    /// A record with nothing in it.
+    pub const EMPTY: Self = Self {
+        kind: kind::HEADERS_AFTER,
+        // SAFETY: every field is an integer or an array of integers, for which all zeros is a value.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    /// The bytes to send.
+    #[must_use]
+    #[inline(always)]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the whole record, which is plain old data without hidden padding.
+        unsafe { core::slice::from_raw_parts((&raw const *self).cast(), size_of::<Self>()) }
+    }
+
     /// Reads what a program sent; `None` unless it is one.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        // SAFETY: every field is an integer or an array of integers, for which all zeros is a value.
-        let mut record: Self = unsafe { core::mem::zeroed() };
+        let mut record = Self::EMPTY;
         if bytes.len() != size_of::<Self>() {
             return None;
         }

@@ -114,7 +114,7 @@ fn send_headers(frame: &mut Traversal) {
     };
     let after = entry.as_mut_ptr();
     // SAFETY: the ring buffer's memory, of the right size and alignment, which nobody else sees until it is submitted.
-    let filled = unsafe { fill(&mut *after, frame) };
+    let filled = unsafe { fill_headers(&mut *after, frame) };
     match filled {
         Ok(()) => entry.submit(wakeup),
         Err(Gap) => {
@@ -125,8 +125,9 @@ fn send_headers(frame: &mut Traversal) {
     }
 }
 
+/// The headers as they are now, as of what will be noted next.
 #[inline(always)]
-fn fill(after: &mut HeadersAfter, frame: &Traversal) -> Result<(), Gap> {
+pub(crate) fn fill_headers(after: &mut HeadersAfter, frame: &Traversal) -> Result<(), Gap> {
     let skb = Skb(frame.skb);
     let network_header = skb.headers::<Kprobe>()?.network();
     let packet_len = skb.len::<Kprobe>()?;
@@ -135,7 +136,7 @@ fn fill(after: &mut HeadersAfter, frame: &Traversal) -> Result<(), Gap> {
     after.skb = frame.skb;
     after.entered_ns = frame.entered_ns;
     after.packet_len = packet_len;
-    after.index = frame.observed_len as u16;
+    after.index = u16::from(frame.part) * OBSERVED_MAX as u16 + frame.observed_len as u16;
     // Bytes beyond the packet's are never sent: the memory is that of earlier records.
     after.headers = [0; tracer_common::HEADERS_LEN_MAX];
     after.headers_len = copy_headers(network_header, linear_len, &mut after.headers)?;

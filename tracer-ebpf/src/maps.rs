@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use tracer_common::{
     ASKING_MAX, COMMITTED_BYTES, CONNECTIONS_MAX, Commit, Counter, FRAMES_MAX, Filter, GENERATIONS_MAX,
-    Guard, Offsets, PACKETS_MAX, REPLACEMENTS_BYTES, THREAD_NAME_LEN, TableRead, Traversal,
+    Guard, HeadersAfter, Offsets, PACKETS_MAX, REPLACEMENTS_BYTES, THREAD_NAME_LEN, TableRead, Traversal,
 };
 
 use crate::{
@@ -85,6 +85,14 @@ macro_rules! asked_words {
 /// Finished traversals on their way to the loader, which sets the size.
 #[map]
 pub(crate) static RECORDS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Not zero where some rule of nf_tables changes headers and lets the walk go on. The loader sets it when it reads one.
+#[map]
+pub(crate) static TELLS_HEADERS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Where headers are written before it is known whether they are to be sent.
+#[map]
+pub(crate) static HEADERS: PerCpuArray<HeadersAfter> = PerCpuArray::with_max_entries(1, 0);
 
 /// Tables that are being given other rules.
 #[map]

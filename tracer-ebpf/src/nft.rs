@@ -4,17 +4,21 @@
 //! a chain and every policy while the static key `nft_trace_enabled` is on, and it returns at once for packets that
 //! nobody traces by rule. So its arguments are the path, for every packet.
 
+use core::{mem::offset_of, ptr::read_volatile};
+
 use tracer_common::{
-    ABSENT, BACKEND_NFTABLES, Commit, Counter, Generation, OBSERVED_MAX, Observed, TABLE_NAME_LEN, Traversal,
-    flags, nft_step,
+    ABSENT, BACKEND_NFTABLES, Commit, Counter, Generation, HEADERS_LEN_MAX, HeadersAfter, OBSERVED_MAX,
+    Observed, TABLE_NAME_LEN, Traversal, flags, nft_step,
 };
 
 use crate::{
     call::{self, Call, Invocation},
+    emit::emit,
+    extension,
     form::Kprobe,
     frames,
     kernel::{Gap, Skb, copy_str, read},
-    maps::{COMMITS, COMMITTED, GENERATIONS_LOST, count},
+    maps::{COMMITS, COMMITTED, GENERATIONS_LOST, HEADERS, TELLS_HEADERS, count},
     offset,
     traversal::{self, Arguments, NF_STOLEN, NF_VERDICT_MASK, TableName, note_gap},
 };
@@ -76,6 +80,9 @@ fn try_enter(invocation: Invocation, pkt: u64, chain: u64) -> Result<(), Gap> {
         return Ok(());
     };
     frame.backend = BACKEND_NFTABLES;
+    if TELLS_HEADERS.get(0).is_some_and(|tells| *tells != 0) {
+        frame.flags |= flags::HEADERS_TOLD;
+    }
     if fill_chain(frame, chain).is_err() {
         note_gap(frame);
     }
@@ -151,12 +158,69 @@ pub(crate) fn trace(trace: &Trace) {
     }
     match step(trace, info, frame.skb) {
         Ok(step) => {
+            let goes_on = step.returned.cast_signed() < 0 && step.flags & nft_step::POLICY == 0;
+            if goes_on && frame.flags & flags::HEADERS_TOLD != 0 {
+                tell_headers(frame);
+            }
             frame.observed[index] = step;
             frame.observed_len += 1;
         }
         Err(Gap) => note_gap(frame),
     }
 }
+
+/// Sends the headers as the step that will be noted next has left them, if they are no longer what they were at entry.
+#[inline(always)]
+fn tell_headers(frame: &mut Traversal) {
+    let Some(after) = HEADERS.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this processor's value, valid and aligned, and no other program of nf_tables runs within this one.
+    let after = unsafe { &mut *after };
+    if extension::fill_headers(after, frame).is_err() {
+        frame.flags &= !flags::HEADERS_TOLD;
+        return note_gap(frame);
+    }
+    if frame.changed == 0 && after.packet_len == frame.packet_len && begin_alike(&frame.headers, after) {
+        return;
+    }
+    if emit(after.bytes()) {
+        frame.changed = frame.changed.saturating_add(1);
+    } else {
+        frame.flags &= !flags::HEADERS_TOLD;
+        count(Counter::HeadersFull);
+    }
+}
+
+/// Whether the headers are the same as these, as far as they go: what is not linear is not written to.
+#[inline(always)]
+fn begin_alike(headers: &[u8; HEADERS_LEN_MAX], after: &HeadersAfter) -> bool {
+    const WORD_LEN: usize = 8;
+
+    let (one, other) = (
+        headers.as_ptr().cast::<u64>(),
+        after.headers.as_ptr().cast::<u64>(),
+    );
+    let len = usize::from(after.headers_len);
+    for word in 0..HEADERS_LEN_MAX / WORD_LEN {
+        let Some(left_len @ 1..) = len.checked_sub(word * WORD_LEN) else {
+            return true;
+        };
+        // SAFETY: within both, which are aligned (asserted below). Volatile, as the compiler would else call a function
+        // that goes byte by byte.
+        let mut differing = unsafe { read_volatile(one.add(word)) ^ read_volatile(other.add(word)) };
+        if left_len < WORD_LEN {
+            differing &= u64::from_le((1 << (8 * left_len)) - 1);
+        }
+        if differing != 0 {
+            return false;
+        }
+    }
+    true
+}
+
+const _: () = assert!(offset_of!(Traversal, headers).is_multiple_of(8));
+const _: () = assert!(offset_of!(HeadersAfter, headers).is_multiple_of(8));
 
 #[inline(always)]
 fn step(trace: &Trace, info: u64, skb: u64) -> Result<Observed, Gap> {

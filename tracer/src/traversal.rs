@@ -416,8 +416,10 @@ pub struct Traversal {
     pub headers_cut: bool,
     /// Calls of observed match and target functions, in the order in which they returned.
     pub observed: Vec<Observed>,
-    /// The headers as targets left them that changed them, as far as they were sent.
+    /// The headers as targets left them that changed them, on nf_tables as steps did, as far as they were sent.
     pub changed: Vec<Changed>,
+    /// On nf_tables: how many of them were sent, where all were.
+    pub changed_told: Option<u16>,
     /// What the kernel reported of nf_tables, in order.
     pub events: Vec<Event>,
     /// Whether some of them are missing.
@@ -526,6 +528,7 @@ impl Traversal {
                 Vec::new()
             },
             changed: Vec::new(),
+            changed_told: has(flags::HEADERS_TOLD).then_some(record.changed),
             observed_cut: has(flags::OBSERVED_CUT),
             part: (record.part, has(flags::CONTINUES)),
             incomplete: has(flags::READ_FAILED) || (record.conntrack != 0 && !has(flags::CONNTRACK)),

@@ -1,20 +1,16 @@
 //! What a line says about the packet besides its way: owner, length, connection.
 
-use std::os::fd::AsRawFd as _;
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
-};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
 use super::trial;
 use crate::account::Selection;
 use crate::neighbours::{FAMILIES, Family};
 use crate::tracer::{Line, THIS_NETNS, Tracer};
-use crate::traffic::{Place, datagram, send, stay_on_processor};
+use crate::traffic::{Place, datagram, raw_packet, send, stay_on_processor};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
@@ -37,13 +33,6 @@ fn every_tcp_flag_is_logged() -> Result<()> {
         filter: "--proto tcp --sport 7201 --no-connections",
     };
     selection.log()?;
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::Raw,
-    )
-    .context("failed to open: raw socket")?;
     let lines = selection.compare(|_| {
         for reserved in 0..16 {
             // The kernel fills in lengths and the checksum of the IP header; nobody looks at the other.
@@ -71,8 +60,7 @@ fn every_tcp_flag_is_logged() -> Result<()> {
                 0,
                 0,
             ]);
-            let to = SockaddrIn::new(127, 0, 0, 1, 0);
-            sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty()).context("failed to send: packet")?;
+            raw_packet(&packet)?;
         }
         Ok(())
     })?;

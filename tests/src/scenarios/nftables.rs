@@ -11,14 +11,15 @@ use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use super::trial;
-use crate::account::{Seen, Told, packets, published};
+use crate::account::{Seen, Selection, Told, packets, published, same};
 use crate::command::{run, run_with};
 use crate::kernel_state::{Calls, Instruments};
 use crate::neighbours::Family;
+use crate::netns;
 use crate::node;
 use crate::trace_log::Line;
 use crate::tracer::{THIS_NETNS, Tracer};
-use crate::traffic::{Place, datagram, settle, stay_on_processor};
+use crate::traffic::{Place, datagram, raw_packet, settle, stay_on_processor};
 use crate::wait;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -28,6 +29,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("nftables::both_backends", both_backends),
         trial("nftables::same_names", same_names),
         trial("nftables::long_way", long_way),
+        trial("nftables::changed_headers", changed_headers),
         trial("nftables::commits", commits),
         trial("nftables::killed", killed),
         trial("nftables::nothing_changes", nothing_changes),
@@ -125,6 +127,68 @@ fn native() -> Result<()> {
     for text in ["vmap @service-ips [127.0.0.1 . udp . 53]", "0x4000", "mark 0x0"] {
         ensure!(shown.contains(text), "no {text} in:\n{shown}");
     }
+    Ok(())
+}
+
+/// Targets that change a packet and let it go on.
+const CHANGES: &str = "\
+*mangle
+:OUTPUT ACCEPT
+:TOUCHED -
+-A OUTPUT -p tcp --syn -j TCPMSS --set-mss 1000
+-A OUTPUT -j TOS --set-tos 0x10
+-A OUTPUT -j TTL --ttl-set 33
+-A OUTPUT -m ttl --ttl-eq 33 -j TOUCHED
+-A OUTPUT -m ttl --ttl-eq 64
+-A OUTPUT -j TTL --ttl-set 32
+-A TOUCHED -j TTL --ttl-dec 1
+-A TOUCHED -p tcp -j ECN --ecn-tcp-remove
+-A TOUCHED -j TTL --ttl-set 64
+COMMIT
+";
+
+/// The lines of a packet that rules change on its way are those that the kernel logs of it on legacy tables.
+fn changed_headers() -> Result<()> {
+    const FROM: u16 = 7302;
+
+    let selection = Selection {
+        family: Family::V4,
+        matches: "-p tcp --sport 7302",
+        filter: "--proto tcp --sport 7302 --no-connections",
+    };
+    let syn = || {
+        // ECE and CWR are set, and the segment may be 1,460 bytes long.
+        let mut packet = vec![
+            0x45, 0, 0, 44, 0, 1, 0, 0, 64, 6, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1,
+        ];
+        packet.extend(FROM.to_be_bytes());
+        packet.extend([0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0x60, 0xc2, 4, 0, 0, 0, 0, 0]);
+        packet.extend([2, 4, 5, 0xb4]);
+        raw_packet(&packet)
+    };
+    stay_on_processor(0)?;
+    Family::V4.restore(CHANGES)?;
+    selection.log()?;
+    let mut logged = selection.compare(|_| syn())?;
+    logged.retain(|line| line.table == "mangle" && ["OUTPUT", "TOUCHED"].contains(&line.chain.as_str()));
+    let told = netns::isolated(|| {
+        run_with("iptables-nft-restore", CHANGES)?;
+        let tracer = Tracer::start(&format!("--format log {}", selection.filter))?;
+        syn()?;
+        settle()?;
+        Told::read(tracer)
+    })?;
+    ensure!(
+        told.partial.is_empty(),
+        "tracer is not certain: {:#?}",
+        told.partial
+    );
+    same(&logged, &told.lines)?;
+    let ttls: Vec<_> = logged.iter().filter_map(|line| line.field("TTL")).collect();
+    ensure!(
+        ttls == ["64", "64", "64", "33", "33", "32", "32", "64", "64", "64", "32"],
+        "TTL of the lines: {ttls:?}"
+    );
     Ok(())
 }
 

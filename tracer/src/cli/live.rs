@@ -242,7 +242,7 @@ impl Live {
         };
         for (netns, generation, ruleset) in committed.iter().flat_map(Receiver::try_iter) {
             if !explainer.knows_nftables(netns, generation) {
-                explainer.learn_nftables(netns, generation, rules.without_texts(ruleset));
+                explainer.learn_nftables(netns, generation, rules.without_texts(attached, ruleset));
             }
         }
         let Some(replacements) = replacements else { return };

@@ -75,6 +75,7 @@ fn step(passage: &Passage, chain: &str, kind: Kind, number: u32, action: Action)
         mark: passage.traversal.mark_before,
         mark_after: passage.traversal.mark_after,
         headers: passage.traversal.headers.as_slice().into(),
+        packet_len: passage.traversal.packet_len,
         meaning: None,
     }
 }

@@ -218,6 +218,8 @@ pub struct Attached {
     entries: u32,
     owners: Array<MapData, OwnersBytes>,
     guard: Array<MapData, GuardBytes>,
+    headers_switch: Array<MapData, u32>,
+    tells_headers: bool,
     refusal: Option<String>,
     took: Duration,
     records: RingBuf<MapData>,
@@ -457,6 +459,8 @@ impl Attached {
             entries: plan.offsets.table_info_entries,
             owners: take_map(&mut ebpf, OWNERS)?,
             guard: take_map(&mut ebpf, "GUARD")?,
+            headers_switch: take_map(&mut ebpf, "TELLS_HEADERS")?,
+            tells_headers: false,
             refusal: None,
             took: Duration::ZERO,
             records: take_map(&mut ebpf, "RECORDS")?,
@@ -789,6 +793,14 @@ impl Attached {
             name: "GUARD",
             source,
         })
+    }
+
+    /// From now on headers that rules of nf_tables change are sent. Where the kernel does not take it they are not, which
+    /// each record says.
+    pub fn tell_headers(&mut self) {
+        if !self.tells_headers {
+            self.tells_headers = self.headers_switch.set(0, 1, 0).is_ok();
+        }
     }
 
     /// Whether nf_tables is traced.

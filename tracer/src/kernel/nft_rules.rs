@@ -18,7 +18,7 @@ impl KernelRules {
     /// failure told, when a packet meets it.
     pub fn survey_nftables(
         &mut self,
-        attached: &Attached,
+        attached: &mut Attached,
         namespaces: &[Netns],
         learn: &mut dyn FnMut(u32, Generation, Rules),
     ) {
@@ -37,15 +37,18 @@ impl KernelRules {
     /// Reads the rules that a namespace has now, without texts.
     pub(super) fn read_nftables(
         &mut self,
-        attached: &Attached,
+        attached: &mut Attached,
         netns: &Netns,
     ) -> Result<(Generation, Rules), String> {
         let (generation, ruleset) = attached.commits().rules(netns)?;
-        Ok((generation, self.without_texts(ruleset)))
+        Ok((generation, self.without_texts(attached, ruleset)))
     }
 
-    /// Rules that were read.
-    pub fn without_texts(&mut self, ruleset: Ruleset) -> Rules {
+    /// Rules that were read. From now on the programs tell of headers that change, if these change any.
+    pub fn without_texts(&mut self, attached: &mut Attached, ruleset: Ruleset) -> Rules {
+        if ruleset.changes_headers() {
+            attached.tell_headers();
+        }
         self.not_followed.extend(ruleset.not_followed());
         Rules { ruleset, texts: None }
     }

@@ -190,6 +190,14 @@ pub enum Statement {
 }
 
 impl Ruleset {
+    /// Whether some rule changes headers, and packets go on to others.
+    #[must_use]
+    pub fn changes_headers(&self) -> bool {
+        let chains = self.tables.iter().flat_map(|table| &table.chains);
+        let mut rules = chains.flat_map(|chain| &chain.rules);
+        rules.any(|rule| rule.changes.headers || rule.changes_on_the_way.headers)
+    }
+
     /// Finds the place of each rule again, which is not written down.
     pub(crate) fn find_places(&mut self) {
         for table in &mut self.tables {

@@ -102,6 +102,8 @@ pub fn walk(table: &Table, traversal: &Traversal) -> (Vec<Step>, Option<Doubt>) 
         mark: traversal.mark_before,
         marked_by: None,
         headers: traversal.headers.as_slice().into(),
+        packet_len: traversal.packet_len,
+        told: Told::of(traversal),
         doubt: None,
         steps: Vec::with_capacity(traversal.events.len()),
     };
@@ -112,6 +114,37 @@ pub fn walk(table: &Table, traversal: &Traversal) -> (Vec<Step>, Option<Doubt>) 
         walked.err().or(walk.doubt)
     };
     (walk.steps, doubt)
+}
+
+/// A packet's headers, and its length.
+type Packet = (Arc<[u8]>, u32);
+
+/// What the programs told of headers that changed; nothing of it was lost.
+struct Told<'a>(&'a Traversal);
+
+impl<'a> Told<'a> {
+    fn of(traversal: &'a Traversal) -> Option<Self> {
+        let is_whole = traversal.changed_told.map(usize::from) == Some(traversal.changed.len());
+        // Where steps are missing nobody knows which is which.
+        (is_whole && !traversal.observed_cut).then_some(Self(traversal))
+    }
+
+    /// The headers after a step that lets the walk go on, and the packet's length: from the first change on they come with
+    /// each.
+    fn after(&self, index: usize) -> Packet {
+        let Self(traversal) = self;
+        let mut changed = traversal.changed.iter().rev();
+        match changed.find(|changed| usize::from(changed.observed) <= index) {
+            None => (traversal.headers.as_slice().into(), traversal.packet_len),
+            Some(changed) if changed.packet_len == traversal.packet_len => {
+                // What lies beyond the linear part was not sent again: whoever writes there makes it linear.
+                let beyond = traversal.headers.get(changed.bytes.len()..);
+                let bytes = changed.bytes.iter().chain(beyond.unwrap_or_default());
+                (bytes.copied().collect(), changed.packet_len)
+            }
+            Some(changed) => (Arc::clone(&changed.bytes), changed.packet_len),
+        }
+    }
 }
 
 struct Walk<'a> {
@@ -127,6 +160,8 @@ struct Walk<'a> {
     /// A rule that may have set the mark since.
     marked_by: Option<u64>,
     headers: Arc<[u8]>,
+    packet_len: u32,
+    told: Option<Told<'a>>,
     /// What makes the packet, though not its way, uncertain.
     doubt: Option<Doubt>,
     steps: Vec<Step>,
@@ -138,11 +173,15 @@ impl Walk<'_> {
             if self.ended.is_some() {
                 return Err(Doubt::Missing(self.last()));
             }
+            let after = self.told.as_ref().map(|told| told.after(index));
             match event.what {
-                What::Rule { handle, code } => self.rule(handle, code, event.mark, events.get(index + 1))?,
-                What::ChainEnd { handle } => self.chain_end(handle, event.mark)?,
+                What::Rule { handle, code } => {
+                    self.rule(handle, code, event.mark, after.as_ref(), events.get(index + 1))?;
+                }
+                What::ChainEnd { handle } => self.chain_end(handle, event.mark, after.as_ref())?,
                 What::Policy => self.policy(event.mark)?,
             }
+            self.know(after.as_ref());
             self.mark = event.mark.unwrap_or(self.mark);
             self.marked_by = None;
         }
@@ -159,7 +198,14 @@ impl Walk<'_> {
             .map_or_else(|| "the start".to_owned(), Step::label)
     }
 
-    fn rule(&mut self, handle: u64, code: i32, mark: Option<u32>, next: Option<&Event>) -> Result<(), Doubt> {
+    fn rule(
+        &mut self,
+        handle: u64,
+        code: i32,
+        mark: Option<u32>,
+        after: Option<&Packet>,
+        next: Option<&Event>,
+    ) -> Result<(), Doubt> {
         let Some(&(chain, place)) = self.table.places.get(&handle) else {
             return Err(Doubt::NoRule(handle));
         };
@@ -190,6 +236,9 @@ impl Walk<'_> {
             // It was the other one.
             Some(_) => self.mark = mark.unwrap_or(self.mark),
         }
+        if !rule.changes.headers {
+            self.know(after);
+        }
         self.step(chain, kind, number, Some(handle), action.clone(), mark);
         if rule.changes.headers {
             self.headers = [].into();
@@ -209,6 +258,13 @@ impl Walk<'_> {
             Action::Continue | Action::Target { verdict: None, .. } => self.at = Some((chain, place + 1)),
         }
         Ok(())
+    }
+
+    /// Takes the headers after a step that changes none: whatever changed them came before.
+    fn know(&mut self, after: Option<&Packet>) {
+        if let Some((headers, packet_len)) = after {
+            (self.headers, self.packet_len) = (Arc::clone(headers), *packet_len);
+        }
     }
 
     fn enter(&mut self, chain: &str) -> Result<(), Doubt> {
@@ -264,7 +320,7 @@ impl Walk<'_> {
         Some(&self.table.chains[chain].name)
     }
 
-    fn chain_end(&mut self, handle: u64, mark: Option<u32>) -> Result<(), Doubt> {
+    fn chain_end(&mut self, handle: u64, mark: Option<u32>, after: Option<&Packet>) -> Result<(), Doubt> {
         let at = self
             .at
             .filter(|(chain, _)| self.table.chains[*chain].handle == handle);
@@ -281,6 +337,7 @@ impl Walk<'_> {
         self.pass_over(chain, from..len);
         // Where a chain ends nothing sets it.
         self.mark = mark.unwrap_or(self.mark);
+        self.know(after);
         // Where iptables' base chain ends TRACE has one line, the policy's.
         if !(self.iptables && self.pending.is_empty() && chain == self.base) {
             let number = self.end_number(chain);
@@ -347,7 +404,134 @@ impl Walk<'_> {
             mark: self.mark,
             mark_after: mark,
             headers: Arc::clone(&self.headers),
+            packet_len: self.packet_len,
             meaning: None,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_common::{
+        BACKEND_NFTABLES, HeadersAfter, Observed, Traversal as Record, flags, kind, nft_step,
+    };
+
+    use std::collections::HashMap;
+
+    use super::super::model::{Changes, Family, Ruleset};
+    use super::*;
+    use crate::{changed::Changed, traversal::Hook};
+
+    const CHAIN: u64 = 9;
+    const TTL_SET: u64 = 2;
+
+    /// `INPUT`, whose second rule sets the TTL.
+    fn table() -> Table {
+        let rule = |handle| Rule {
+            handle,
+            is_tail: false,
+            statement: Statement::Nothing,
+            changes: Changes {
+                mark: false,
+                headers: handle == TTL_SET,
+            },
+            changes_on_the_way: Changes::default(),
+            key: Vec::new(),
+            text: String::new(),
+        };
+        let table = Table {
+            family: Family::Ip,
+            name: "mangle".into(),
+            handle: 1,
+            chains: vec![Chain {
+                name: "INPUT".into(),
+                handle: CHAIN,
+                base: Some(Base {
+                    hook: Hook::LocalIn,
+                    priority: -150,
+                    policy: Verdict::Accept,
+                }),
+                rules: [1, TTL_SET, 3].map(rule).into(),
+            }],
+            places: HashMap::new(),
+        };
+        let mut ruleset = Ruleset { tables: vec![table] };
+        ruleset.find_places();
+        ruleset.tables.remove(0)
+    }
+
+    /// All three rules matched, and the policy accepts; the program says of so many headers that it sent them.
+    fn traversal(told: Option<u16>) -> Traversal {
+        let mut record = Record {
+            family: 2,
+            hook: 1,
+            backend: BACKEND_NFTABLES,
+            skb: 7,
+            chain_handle: CHAIN,
+            verdict: 1,
+            packet_len: 40,
+            headers_len: 3,
+            observed_len: 5,
+            changed: told.unwrap_or_default(),
+            flags: if told.is_some() { flags::HEADERS_TOLD } else { 0 },
+            ..Record::EMPTY
+        };
+        record.headers[..3].copy_from_slice(&[0x45, 64, 9]);
+        let step = |data, flags| Observed {
+            data,
+            returned: code::CONTINUE.cast_unsigned(),
+            mark: 0,
+            flags,
+        };
+        record.observed[..3].copy_from_slice(&[1, 2, 3].map(|handle| step(handle, 0)));
+        record.observed[3] = step(9, nft_step::CHAIN_END);
+        record.observed[4] = step(0, nft_step::POLICY);
+        Traversal::decode(record.bytes()).unwrap()
+    }
+
+    /// The headers as a step left them, as far as they are linear.
+    fn after(index: u16, ttl: u8) -> Changed {
+        let mut record = HeadersAfter {
+            kind: kind::HEADERS_AFTER,
+            skb: 7,
+            packet_len: 40,
+            index,
+            headers_len: 2,
+            ..HeadersAfter::EMPTY
+        };
+        record.headers[..2].copy_from_slice(&[0x45, ttl]);
+        Changed::of(&record)
+    }
+
+    /// The second byte of the headers at each step, where they are certain.
+    fn ttls(traversal: &Traversal) -> Vec<Option<u8>> {
+        let (steps, doubt) = walk(&table(), traversal);
+        assert_eq!(doubt, None);
+        for step in steps.iter().filter(|step| !step.headers.is_empty()) {
+            assert_eq!(step.headers.len(), 3);
+        }
+        steps.iter().map(|step| step.headers.get(1).copied()).collect()
+    }
+
+    #[test]
+    fn headers_that_a_rule_changes_are_those_of_the_steps_after_it() {
+        let mut traversal = traversal(Some(3));
+        traversal.changed = vec![after(1, 33), after(2, 33), after(3, 33)];
+        assert_eq!(ttls(&traversal), [64, 64, 33, 33].map(Some));
+    }
+
+    #[test]
+    fn a_rule_that_could_have_changed_them_may_have_left_them_as_they_were() {
+        assert_eq!(ttls(&traversal(Some(0))), [Some(64); 4]);
+    }
+
+    #[test]
+    fn without_word_of_them_they_are_not_certain_any_more() {
+        let unknown = [Some(64), Some(64), None, None];
+        assert_eq!(ttls(&traversal(None)), unknown);
+        // One of three was lost.
+        let mut traversal = traversal(Some(3));
+        traversal.changed = vec![after(2, 33), after(3, 33)];
+        assert_eq!(ttls(&traversal), unknown);
     }
 }

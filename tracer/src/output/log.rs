@@ -79,7 +79,7 @@ impl Output for Log {
             Explanation::Path { rules, path } => self.steps(traversal, rules, path)?,
             Explanation::Nftables(explained) => {
                 for step in &explained.steps {
-                    let packet = (&*step.headers, traversal.packet_len);
+                    let packet = (&*step.headers, step.packet_len);
                     self.step(traversal, &step.label(), packet, step.mark)?;
                 }
             }

@@ -73,6 +73,7 @@ fn steps(traversal: &Traversal, rules: &Rules, path: &replay::Path) -> Vec<Step>
                 (None, None) => None,
             },
             headers: Arc::clone(&step.headers),
+            packet_len: step.packet_len,
             meaning: None,
         });
         depth = match &rule.target {

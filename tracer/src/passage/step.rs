@@ -28,6 +28,8 @@ pub struct Step {
     pub mark_after: Option<u32>,
     /// The packet's headers when the rule was met, as far as they are certain.
     pub headers: Arc<[u8]>,
+    /// The packet's length from the network header on when the rule was met.
+    pub packet_len: u32,
     /// What the chain is for, in a person's words, where [`crate::names`] knows.
     pub meaning: Option<Arc<str>>,
 }
