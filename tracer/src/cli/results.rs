@@ -201,6 +201,20 @@ impl Results {
         } else {
             destinations
         };
+        let is_for_nothing = destinations.iter().all(|own| own.format.is_some());
+        if let Some(format) = format.filter(|_| is_for_nothing) {
+            let name = format
+                .to_possible_value()
+                .map(|value| value.get_name().to_owned());
+            return Err(Failure::hinted(
+                Exit::Usage,
+                anyhow!(
+                    "failed to understand: --format {}: each --output has a format already",
+                    name.unwrap_or_default()
+                ),
+                "leave --format out, or name another place for it: --output -",
+            ));
+        }
         let mut sinks = Vec::new();
         for (index, destination) in destinations.iter().enumerate() {
             sinks.push(Sink::open(destination, format, context.clone())?);
@@ -634,5 +648,16 @@ mod tests {
             assert!(error.contains(said), "{text}: {error}");
         }
         assert_eq!(destination("pcapng:x.pcap").format, Some(Format::Pcapng));
+    }
+    #[test]
+    fn a_format_that_no_output_would_have_is_refused_before_any_file_is_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a.json");
+        let its = [destination(file.to_str().unwrap())];
+        let context = context(Homes::of([]), Clock::system());
+        let refused = Results::open(Some(Format::Line), &its, &context, None);
+        assert!(refused.is_err_and(|failure| format!("{failure:?}").contains("--format line")));
+        assert!(!file.exists());
+        assert!(Results::open(None, &its, &context, None).is_ok());
     }
 }

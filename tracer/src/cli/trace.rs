@@ -246,7 +246,7 @@ async fn trace(args: &TraceArgs, plan: &Plan, mut live: Live) -> Result<(), Fail
         Err(failure) => Err(failure),
     };
     let drained = drained.and_then(|()| live.rest());
-    live.tell(&attached);
+    live.tell(&attached, drained.is_ok());
     let finished = live.finish(&attached);
     drained.and(finished)
 }
@@ -267,7 +267,7 @@ async fn follow(
             biased;
             request = signals.next() => match request {
                 Request::Stop => return Ok(End::Asked),
-                Request::Tell => live.tell(attached.get_ref()),
+                Request::Tell => live.tell(attached.get_ref(), true),
             },
             () = at(deadline) => return Ok(End::Asked),
             () = at(live.flush_due()) => live.flush(attached.get_ref())?,
