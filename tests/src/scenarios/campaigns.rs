@@ -5,22 +5,38 @@ use std::env;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Failed, Trial};
 
+use crate::campaign::nft::{self, Tools};
 use crate::campaign::{self, Campaign, Outcome};
 use crate::processors::OneProcessor;
 
 /// Rulesets for legacy tables.
 const LEGACY: u64 = 50;
+/// Rulesets for nf_tables, of each of the tools.
+const NF_TABLES: u64 = 30;
 
 pub(super) fn trials() -> Vec<Trial> {
     // In the machine's own network namespace: the kernel's log is set up there.
-    vec![Trial::test("campaigns::legacy", || {
-        legacy().map_err(|error| Failed::from(format!("{error:#}")))
-    })]
+    let trial = |name: &str, run: fn() -> Result<()>| {
+        Trial::test(name, move || {
+            run().map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    };
+    vec![
+        trial("campaigns::legacy", legacy),
+        trial("campaigns::iptables_nft", || {
+            nf_tables("iptables-nft", Tools::Iptables)
+        }),
+        trial("campaigns::nft", || nf_tables("nft", Tools::Native)),
+    ]
 }
 
 fn legacy() -> Result<()> {
     let _alone = OneProcessor::new()?;
     judged("legacy", LEGACY, campaign::run)
+}
+
+fn nf_tables(backend: &str, tools: Tools) -> Result<()> {
+    judged(backend, NF_TABLES, |campaign| nft::run(campaign, tools))
 }
 
 /// Runs a campaign, which prints what differs.
