@@ -539,6 +539,9 @@ fn tell(results: &Results, recordings: &[Recording]) {
     }
     for recording in recordings {
         if let Some(explainer) = &recording.explainer {
+            if recordings.len() > 1 {
+                text.push_str(&format!("{}: ", recording.file));
+            }
             text.push_str(&paths_summary(explainer));
         }
         recording.tell(&mut text);
