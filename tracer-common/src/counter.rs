@@ -26,7 +26,8 @@ pub enum Counter {
     EndRingFull,
     /// Connections that were followed. Beyond [`crate::CONNECTIONS_MAX`] those that were used least are forgotten.
     ConnectionsFollowed,
-    /// Headers after a target that changed them which found the ring buffer full: the path is partial.
+    /// Headers after a target that changed them which found the ring buffer full: the path is partial. On nf_tables they
+    /// are not known from there on.
     HeadersFull,
     /// Packets that were left out to keep a limit ([`crate::Guard`]).
     PacketsShed,

@@ -13,8 +13,8 @@ pub mod kind {
     pub const HEADERS_AFTER: u64 = 8;
 }
 
-/// Version of the layout of [`Traversal`] and of what its fields mean. Raise it with every change of either:
-/// recordings of another layout are refused.
+/// Version of the layout of [`Traversal`] and of what its fields mean. Raise it with every change by which a recording
+/// would be misunderstood, by this tracer or an earlier one: recordings of another layout are refused.
 pub const RECORD_LAYOUT: u32 = 4;
 /// `IFNAMSIZ`, `include/uapi/linux/if.h`.
 pub const IFNAME_LEN: usize = 16;
@@ -231,7 +231,7 @@ pub mod flags {
     pub const CONTINUES: u32 = 1 << 10;
     /// The kernel's log names the TCP flag AE, which older kernels count among the reserved bits.
     pub const NAMES_AE: u32 = 1 << 11;
-    /// On nf_tables: wherever a step has changed headers and the walk went on, they were sent ([`Traversal::changed`]).
+    /// On nf_tables: from the first step on that changed headers, they were sent with each ([`Traversal::changed`]).
     pub const HEADERS_TOLD: u32 = 1 << 12;
 }
 
@@ -325,7 +325,7 @@ pub struct Traversal {
     /// Number of the record, from 0, among those of this traversal.
     pub part: u8,
     /// On nf_tables: how many [`HeadersAfter`] were sent of this traversal so far. From the first step on that changed
-    /// headers it is one for each that lets the walk go on.
+    /// headers it is one for each but the policy, and but a rule that stole the packet.
     pub changed: u16,
     /// Name of the table, NUL padded; the start of a name that is longer.
     pub table_name: [u8; TABLE_NAME_LEN],
@@ -443,8 +443,8 @@ impl End {
 
 const _: () = assert!(size_of::<End>() == 5 * 8 + 2 * 4);
 
-/// The packet's headers when a target function returned that changes them and lets the walk go on, on nf_tables after such
-/// a step: sent at once, before the record of its traversal.
+/// The packet's headers when a target function returned that changes them and lets the walk go on, on nf_tables from such
+/// a step on: sent at once, before the record of its traversal.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct HeadersAfter {

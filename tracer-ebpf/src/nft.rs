@@ -158,8 +158,9 @@ pub(crate) fn trace(trace: &Trace) {
     }
     match step(trace, info, frame.skb) {
         Ok(step) => {
-            let goes_on = step.returned.cast_signed() < 0 && step.flags & nft_step::POLICY == 0;
-            if goes_on && frame.flags & flags::HEADERS_TOLD != 0 {
+            // What a rule has stolen may be gone.
+            let is_there = step.returned & NF_VERDICT_MASK != NF_STOLEN && step.flags & nft_step::POLICY == 0;
+            if is_there && frame.flags & flags::HEADERS_TOLD != 0 {
                 tell_headers(frame);
             }
             frame.observed[index] = step;
@@ -173,6 +174,7 @@ pub(crate) fn trace(trace: &Trace) {
 #[inline(always)]
 fn tell_headers(frame: &mut Traversal) {
     let Some(after) = HEADERS.get_ptr_mut(0) else {
+        frame.flags &= !flags::HEADERS_TOLD;
         return;
     };
     // SAFETY: this processor's value, valid and aligned, and no other program of nf_tables runs within this one.

@@ -1,15 +1,15 @@
-//! The packet's headers as a target left them that changed them.
+//! The packet's headers as a target, or a rule of nf_tables, left them that changed them.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use tracer_common::HeadersAfter as Record;
 
 use crate::traversal::Traversal;
 
 /// Headers that wait for the record of their traversal, which may have been lost.
-const PENDING_MAX: usize = 256;
+const PENDING_MAX: usize = 16_384;
 
-/// The headers when a target function returned.
+/// The headers when a target function returned, or after a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
     skb: u64,
@@ -37,27 +37,30 @@ impl Changed {
 
 /// Brings headers and the traversals together in which they changed.
 #[derive(Debug, Default)]
-pub struct Changes(VecDeque<Changed>);
+pub struct Changes {
+    /// By address of the `sk_buff` and time of entry.
+    pending: HashMap<(u64, u64), Vec<Changed>>,
+    len: usize,
+}
 
 impl Changes {
     /// Keeps headers until their traversal comes.
     pub fn keep(&mut self, changed: Changed) {
-        if self.0.len() >= PENDING_MAX {
-            self.0.pop_front();
+        if self.len >= PENDING_MAX {
+            // Most of their traversals were lost. Of the others it is known that headers are missing.
+            self.pending.clear();
+            self.len = 0;
         }
-        self.0.push_back(changed);
+        self.len += 1;
+        let key = (changed.skb, changed.entered_ns);
+        self.pending.entry(key).or_default().push(changed);
     }
 
     /// Gives a traversal what was kept for it.
     pub fn complete(&mut self, traversal: &mut Traversal) {
-        if self.0.is_empty() {
-            return;
-        }
-        let (its, others) = self.0.drain(..).partition::<Vec<_>, _>(|changed| {
-            changed.skb == traversal.packet.skb() && changed.entered_ns == traversal.entered_ns
-        });
-        traversal.changed = its;
-        self.0.extend(others);
+        let key = (traversal.packet.skb(), traversal.entered_ns);
+        traversal.changed = self.pending.remove(&key).unwrap_or_default();
+        self.len -= traversal.changed.len();
     }
 }
 
@@ -87,13 +90,14 @@ mod tests {
         let mut traversal = Traversal::decode(record.bytes()).unwrap();
         changes.complete(&mut traversal);
         assert_eq!(traversal.changed, [changed(9, 1), changed(9, 3)]);
-        assert_eq!(changes.0, [changed(8, 0)]);
+        assert_eq!(changes.pending[&(7, 8)], [changed(8, 0)]);
+        assert_eq!(changes.len, 1);
     }
 
     #[test]
     fn headers_whose_traversals_never_come_do_not_pile_up() {
         let mut changes = Changes::default();
-        for entered_ns in 0..1000 {
+        for entered_ns in 0..100_000 {
             changes.keep(Changed {
                 skb: 1,
                 entered_ns,
@@ -102,7 +106,8 @@ mod tests {
                 packet_len: 0,
             });
         }
-        assert_eq!(changes.0.len(), PENDING_MAX);
+        assert!(changes.len <= PENDING_MAX);
+        assert_eq!(changes.pending.len(), changes.len);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("nftables::same_names", same_names),
         trial("nftables::long_way", long_way),
         trial("nftables::changed_headers", changed_headers),
+        trial("nftables::changed_on_the_way", changed_on_the_way),
         trial("nftables::commits", commits),
         trial("nftables::killed", killed),
         trial("nftables::nothing_changes", nothing_changes),
@@ -189,6 +190,33 @@ fn changed_headers() -> Result<()> {
         ttls == ["64", "64", "64", "33", "33", "32", "32", "64", "64", "64", "32"],
         "TTL of the lines: {ttls:?}"
     );
+    Ok(())
+}
+
+/// A rule may change a packet before it turns out not to match; the next one that matches is shown with what it met.
+fn changed_on_the_way() -> Result<()> {
+    run_with(
+        "nft -f -",
+        "table ip n { chain o { type filter hook output priority 0;\n\
+         ip ttl set 33 tcp dport 9 counter\n\
+         udp dport 53 ip ttl 33 accept\n}\n}\n",
+    )?;
+    let tracer = Tracer::start(&format!(
+        "--format log {THIS_NETNS} --proto udp --dport 53 --hook output"
+    ))?;
+    packet(53)?;
+    let told = Told::read(tracer)?;
+    ensure!(
+        told.partial.is_empty(),
+        "tracer is not certain: {:#?}",
+        told.partial
+    );
+    let ttls: Vec<_> = told
+        .lines
+        .iter()
+        .map(|line| (line.number, line.field("TTL")))
+        .collect();
+    ensure!(ttls == [(2, Some("33"))], "number and TTL of the lines: {ttls:?}");
     Ok(())
 }
 

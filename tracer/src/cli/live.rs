@@ -431,7 +431,7 @@ impl Live {
     }
 
     /// Says how the trace stands, on standard error. Nobody may be reading that; then there is nobody to tell.
-    pub(super) fn tell(&self, attached: &Attached, is_written: bool) {
+    pub(super) fn tell(&self, attached: &Attached, is_well: bool) {
         let done = match &self.results {
             Some(results) => results.shown(),
             None => format!("{} traversals recorded", self.traversals),
@@ -440,9 +440,9 @@ impl Live {
             Ok(counts) => summary(&done, &counts),
             Err(error) => format!("{done}; losses unknown: {error}\n"),
         };
-        if !is_written {
-            // What was not written is lost as well; the error that comes next says why.
-            text = text.replacen(", nothing lost", ", nothing lost until writing failed", 1);
+        if !is_well {
+            // What came after that is lost as well; the error that comes next says why.
+            text = text.replacen(", nothing lost", ", nothing lost until the trace failed", 1);
         }
         if let Some(selection) = &self.selection {
             text.push_str(&undecided(selection));

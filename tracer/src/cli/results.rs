@@ -201,8 +201,11 @@ impl Results {
         } else {
             destinations
         };
-        let is_for_nothing = destinations.iter().all(|own| own.format.is_some());
-        if let Some(format) = format.filter(|_| is_for_nothing) {
+        let is_nowhere = |format: &Format| {
+            let mut own = destinations.iter().map(|destination| destination.format);
+            own.all(|own| own.is_some_and(|own| own != *format))
+        };
+        if let Some(format) = format.filter(is_nowhere) {
             let name = format
                 .to_possible_value()
                 .map(|value| value.get_name().to_owned());
@@ -658,6 +661,8 @@ mod tests {
         let refused = Results::open(Some(Format::Line), &its, &context, None);
         assert!(refused.is_err_and(|failure| format!("{failure:?}").contains("--format line")));
         assert!(!file.exists());
-        assert!(Results::open(None, &its, &context, None).is_ok());
+        for format in [None, Some(Format::Json)] {
+            assert!(Results::open(format, &its, &context, None).is_ok());
+        }
     }
 }

@@ -100,7 +100,8 @@ pub(super) fn summary(done: &str, counts: &Counts) -> String {
         (Counter::EndRingFull, "ring buffer full: ends of packets not told"),
         (
             Counter::HeadersFull,
-            "ring buffer full: headers after a target not seen, the path is partial (a larger --ring-kib helps)",
+            "ring buffer full: headers after a target or rule not seen, what it changed is not known (a larger \
+             --ring-kib helps)",
         ),
     ];
     let mut text = done.to_owned();

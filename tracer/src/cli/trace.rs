@@ -246,9 +246,9 @@ async fn trace(args: &TraceArgs, plan: &Plan, mut live: Live) -> Result<(), Fail
         Err(failure) => Err(failure),
     };
     let drained = drained.and_then(|()| live.rest());
-    live.tell(&attached, drained.is_ok());
-    let finished = live.finish(&attached);
-    drained.and(finished)
+    let ended = drained.and(live.finish(&attached));
+    live.tell(&attached, ended.is_ok());
+    ended
 }
 
 /// Shows what comes, until something ends it.

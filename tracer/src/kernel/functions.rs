@@ -53,7 +53,11 @@ impl Functions {
         let read = self.symbols.take().filter(|(then, _)| *then == modules);
         let symbols = match read {
             Some((_, symbols)) => symbols,
-            None => self.machine.functions().ok()?,
+            None => {
+                // What was at these addresses may have been in another module.
+                self.known.clear();
+                self.machine.functions().ok()?
+            }
         };
         let found = symbols.containing(address);
         self.symbols = Some((modules, symbols));

@@ -101,10 +101,17 @@ fn saved_texts(netns: &Netns, ruleset: &Ruleset) -> Texts {
         let Some(program) = save_program(family) else {
             continue;
         };
-        let mut command = Command::new(program);
-        command.arg("--modprobe=/bin/false");
-        if let Ok(saved) = run(netns, &mut command) {
-            texts.take_saved(&tables, &saved);
+        let save = |table: &[&str]| {
+            let mut command = Command::new(program);
+            command.arg("--modprobe=/bin/false").args(table);
+            run(netns, &mut command).ok()
+        };
+        if save(&[]).is_none_or(|saved| texts.take_saved(&tables, &saved).is_err()) {
+            // One of them has rules that the tool cannot print.
+            for table in tables {
+                let saved = save(&["-t", &table.name]);
+                let _ = saved.map(|saved| texts.take_saved(&[table], &saved));
+            }
         }
     }
     texts

@@ -38,7 +38,7 @@ pub struct KernelRules {
 }
 
 impl KernelRules {
-    /// Reads rules; their texts only where they are wanted, for they cost a process for each table.
+    /// Reads rules; their texts only where they are wanted, for they cost processes.
     #[must_use]
     pub fn new(texts: bool) -> Self {
         Self {

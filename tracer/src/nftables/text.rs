@@ -8,7 +8,10 @@ use std::{
 use super::model::{Family, Ruleset, Table};
 use crate::{
     passage::{Action, Step},
-    ruleset::{Kind, text},
+    ruleset::{
+        Kind,
+        text::{self, ParseError},
+    },
 };
 
 /// The texts of a namespace's rules.
@@ -46,8 +49,11 @@ impl Texts {
 
     /// Takes what `iptables-save` of the nf_tables kind printed of one family's tables, for each chain in which it has as
     /// many rules.
-    pub fn take_saved(&mut self, tables: &[&Table], saved: &str) {
-        let Ok(saved) = text::parse(saved) else { return };
+    ///
+    /// # Errors
+    /// It is not understood.
+    pub fn take_saved(&mut self, tables: &[&Table], saved: &str) -> Result<(), ParseError> {
+        let saved = text::parse(saved)?;
         for table in tables {
             let mut same = saved.iter();
             let Some(saved) = same.find(|saved| saved.name == table.name) else {
@@ -67,6 +73,7 @@ impl Texts {
                 }
             }
         }
+        Ok(())
     }
 
     /// Takes what `nft -a list ruleset` printed, for rules that have no text yet.
@@ -194,10 +201,11 @@ mod tests {
         let table = table(Family::Ip, "filter", &[5, 6]);
         let saved = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -j X\n-A FORWARD -j Y\nCOMMIT\n";
         let mut texts = Texts::default();
-        texts.take_saved(&[&table], saved);
+        texts.take_saved(&[&table], saved).unwrap();
         assert_eq!(&*texts.rules[&(1, 6)], "-A FORWARD -j Y");
         let mut texts = Texts::default();
-        texts.take_saved(&[&table], &saved.replace("-A FORWARD -j Y\n", ""));
+        let fewer = saved.replace("-A FORWARD -j Y\n", "");
+        texts.take_saved(&[&table], &fewer).unwrap();
         assert!(texts.rules.is_empty());
     }
 }

@@ -129,8 +129,7 @@ impl<'a> Told<'a> {
         (is_whole && !traversal.observed_cut).then_some(Self(traversal))
     }
 
-    /// The headers after a step that lets the walk go on, and the packet's length: from the first change on they come with
-    /// each.
+    /// The headers after a step that left the packet there, and its length: from the first change on they come with each.
     fn after(&self, index: usize) -> Packet {
         let Self(traversal) = self;
         let mut changed = traversal.changed.iter().rev();
@@ -145,6 +144,11 @@ impl<'a> Told<'a> {
             Some(changed) => (Arc::clone(&changed.bytes), changed.packet_len),
         }
     }
+}
+
+/// Whether a rule kept the packet: `NF_STOLEN`. Codes of nf_tables' own are below zero.
+fn is_stolen(code: i32) -> bool {
+    code >= 0 && Verdict::from(code.cast_unsigned()) == Verdict::Stolen
 }
 
 struct Walk<'a> {
@@ -173,7 +177,9 @@ impl Walk<'_> {
             if self.ended.is_some() {
                 return Err(Doubt::Missing(self.last()));
             }
-            let after = self.told.as_ref().map(|told| told.after(index));
+            let is_stolen = matches!(event.what, What::Rule { code, .. } if is_stolen(code));
+            let told = self.told.as_ref().filter(|_| !is_stolen);
+            let after = told.map(|told| told.after(index));
             match event.what {
                 What::Rule { handle, code } => {
                     self.rule(handle, code, event.mark, after.as_ref(), events.get(index + 1))?;
@@ -236,7 +242,9 @@ impl Walk<'_> {
             // It was the other one.
             Some(_) => self.mark = mark.unwrap_or(self.mark),
         }
-        if !rule.changes.headers {
+        // Changed on the way by a rule that did not match. A target or statement that decides may have changed them again.
+        let is_told = code < 0 || !matches!(rule.statement, Statement::Named(_));
+        if self.headers.is_empty() && is_told && !rule.changes.headers {
             self.know(after);
         }
         self.step(chain, kind, number, Some(handle), action.clone(), mark);
@@ -425,8 +433,8 @@ mod tests {
     const CHAIN: u64 = 9;
     const TTL_SET: u64 = 2;
 
-    /// `INPUT`, whose second rule sets the TTL.
-    fn table() -> Table {
+    /// `INPUT`, whose second rule sets the TTL, maybe before it asks for something else.
+    fn table(on_the_way: bool) -> Table {
         let rule = |handle| Rule {
             handle,
             is_tail: false,
@@ -435,7 +443,10 @@ mod tests {
                 mark: false,
                 headers: handle == TTL_SET,
             },
-            changes_on_the_way: Changes::default(),
+            changes_on_the_way: Changes {
+                mark: false,
+                headers: on_the_way && handle == TTL_SET,
+            },
             key: Vec::new(),
             text: String::new(),
         };
@@ -462,30 +473,40 @@ mod tests {
 
     /// All three rules matched, and the policy accepts; the program says of so many headers that it sent them.
     fn traversal(told: Option<u16>) -> Traversal {
+        let matched = [(1, code::CONTINUE), (2, code::CONTINUE), (3, code::CONTINUE)];
+        let step = |(handle, code): (u32, i32)| step(handle, code, 0);
+        let mut steps = matched.map(step).to_vec();
+        steps.push(self::step(9, code::CONTINUE, nft_step::CHAIN_END));
+        steps.push(self::step(0, code::CONTINUE, nft_step::POLICY));
+        traversal_of(told, 1, &steps)
+    }
+
+    fn step(data: u32, code: i32, flags: u32) -> Observed {
+        Observed {
+            data,
+            returned: code.cast_unsigned(),
+            mark: 0,
+            flags,
+        }
+    }
+
+    fn traversal_of(told: Option<u16>, verdict: u32, steps: &[Observed]) -> Traversal {
         let mut record = Record {
             family: 2,
             hook: 1,
             backend: BACKEND_NFTABLES,
             skb: 7,
             chain_handle: CHAIN,
-            verdict: 1,
+            verdict,
             packet_len: 40,
             headers_len: 3,
-            observed_len: 5,
+            observed_len: steps.len().try_into().unwrap(),
             changed: told.unwrap_or_default(),
             flags: if told.is_some() { flags::HEADERS_TOLD } else { 0 },
             ..Record::EMPTY
         };
         record.headers[..3].copy_from_slice(&[0x45, 64, 9]);
-        let step = |data, flags| Observed {
-            data,
-            returned: code::CONTINUE.cast_unsigned(),
-            mark: 0,
-            flags,
-        };
-        record.observed[..3].copy_from_slice(&[1, 2, 3].map(|handle| step(handle, 0)));
-        record.observed[3] = step(9, nft_step::CHAIN_END);
-        record.observed[4] = step(0, nft_step::POLICY);
+        record.observed[..steps.len()].copy_from_slice(steps);
         Traversal::decode(record.bytes()).unwrap()
     }
 
@@ -505,7 +526,11 @@ mod tests {
 
     /// The second byte of the headers at each step, where they are certain.
     fn ttls(traversal: &Traversal) -> Vec<Option<u8>> {
-        let (steps, doubt) = walk(&table(), traversal);
+        ttls_in(&table(false), traversal)
+    }
+
+    fn ttls_in(table: &Table, traversal: &Traversal) -> Vec<Option<u8>> {
+        let (steps, doubt) = walk(table, traversal);
         assert_eq!(doubt, None);
         for step in steps.iter().filter(|step| !step.headers.is_empty()) {
             assert_eq!(step.headers.len(), 3);
@@ -533,5 +558,24 @@ mod tests {
         let mut traversal = traversal(Some(3));
         traversal.changed = vec![after(2, 33), after(3, 33)];
         assert_eq!(ttls(&traversal), unknown);
+    }
+
+    #[test]
+    fn what_a_rule_changed_before_it_did_not_match_is_known_from_the_next_step() {
+        const ACCEPT: i32 = 1;
+        const STOLEN: i32 = 2;
+
+        let table = table(true);
+        let met = |told, last| {
+            let steps = [step(1, code::CONTINUE, 0), step(3, last, 0)];
+            traversal_of(told, last.cast_unsigned(), &steps)
+        };
+        let mut traversal = met(Some(1), ACCEPT);
+        traversal.changed = vec![after(1, 33)];
+        assert_eq!(ttls_in(&table, &traversal), [64, 33].map(Some));
+        assert_eq!(ttls_in(&table, &met(Some(0), ACCEPT)), [Some(64); 2]);
+        assert_eq!(ttls_in(&table, &met(None, ACCEPT)), [Some(64), None]);
+        // Nobody looked.
+        assert_eq!(ttls_in(&table, &met(Some(0), STOLEN)), [Some(64), None]);
     }
 }

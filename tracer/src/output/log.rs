@@ -64,7 +64,7 @@ impl Log {
         writeln!(
             self.writer,
             "PARTIAL: {}:{}: {why}",
-            printable(&traversal.table_in_words()),
+            printable(&traversal.table),
             printable(&traversal.chain)
         )
     }

@@ -230,12 +230,12 @@ impl Counted {
     /// How many runs the programs lack, but for a constant: what it is when nothing is under way, for calls and runs are
     /// not read at one time.
     fn left_out(&self) -> Result<i64> {
-        let (mut left_out, mut before) = (self.left_out_now()?, None);
+        let mut left_out = None;
         wait::until("no packet to be under way", || {
-            before = Some(std::mem::replace(&mut left_out, self.left_out_now()?));
-            Ok(before == Some(left_out))
+            let before = left_out.replace(self.left_out_now()?);
+            Ok(before == left_out)
         })?;
-        Ok(left_out)
+        left_out.context("runs were not counted")
     }
 
     fn left_out_now(&self) -> Result<i64> {
@@ -255,7 +255,7 @@ struct Lacking;
 
 impl fmt::Display for Lacking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("runs of a program are missing")
+        f.write_str("what there is cannot be compared")
     }
 }
 
@@ -363,14 +363,13 @@ fn whole_trial(
             Ok(account) => return Ok(account),
             Err(error) => error,
         };
-        let left_out = observer.left_out()? - before;
-        let is_whole = left_out == 0 && !error.is::<Lacking>() || error.is::<Endless>();
+        let is_whole = observer.left_out()? == before && !error.is::<Lacking>() || error.is::<Endless>();
         if is_whole {
             // Whatever went wrong, what comes next is not to suffer from it.
             let said = observer.restart()?;
             return Err(error.context(format!("tracer says: {said}")));
         }
-        let why = error.context(format!("the kernel left out {left_out} runs of a program"));
+        let why = error.context("the kernel left out runs of a program");
         if attempts == ATTEMPTS_MAX {
             return Err(why);
         }
@@ -430,16 +429,17 @@ fn trial(
         observer.read()?;
         let journeys = &observer.journeys;
         let is_told = journeys.iter().any(|journey| compare::is_markers(journey, LAST));
-        // There is nothing to wait for where the ruleset is going to be run again.
-        let is_lacking = is_told && observer.left_out()? != left_out;
-        let is_over = Instant::now() >= end || is_lacking;
         let runs = monitor.runs().len();
         if compared.is_none_or(|(before, _)| before < runs) {
             last = Instant::now();
         }
-        // While nothing comes nothing becomes the same.
         let had = compared.replace((runs, journeys.len()));
-        if had == compared && !is_over {
+        let is_new = had != compared;
+        // There is nothing to wait for where the ruleset is going to be run again.
+        let is_lacking = is_told && !is_new && observer.left_out()? != left_out;
+        let is_over = Instant::now() >= end || is_lacking;
+        if !is_new && !is_over {
+            // While nothing comes nothing becomes the same.
             thread::sleep(PAUSE);
             continue;
         }
