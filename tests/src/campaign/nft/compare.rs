@@ -59,11 +59,10 @@ impl Account {
         self.runs.entry(run).or_default().push(packet);
     }
 
-    /// What one side has and the other has not, in words; `None` if they are the same.
-    pub(super) fn difference(&self, told: &Self) -> Option<String> {
-        let mut text = String::new();
+    /// Of each run the packets that had it on this side alone, and on the other.
+    fn unpaired<'a>(&'a self, told: &'a Self) -> impl Iterator<Item = (&'a String, Vec<Met>, Vec<Met>)> {
         let runs: BTreeSet<&String> = self.runs.keys().chain(told.runs.keys()).collect();
-        for run in runs {
+        runs.into_iter().map(|run| {
             let mut told = told.runs.get(run).cloned().unwrap_or_default();
             let mut reported = self.runs.get(run).cloned().unwrap_or_default();
             // Those of which most is known first, so that the others get what is left.
@@ -72,6 +71,14 @@ impl Account {
                 let partner = told.iter().position(|other| packet.may_be(other));
                 partner.map(|partner| told.swap_remove(partner)).is_none()
             });
+            (run, reported, told)
+        })
+    }
+
+    /// What one side has and the other has not, in words; `None` if they are the same.
+    pub(super) fn difference(&self, told: &Self) -> Option<String> {
+        let mut text = String::new();
+        for (run, reported, told) in self.unpaired(told) {
             for (whose, left) in [
                 ("only the kernel reported", reported),
                 ("only tracer tells", told),
@@ -84,7 +91,29 @@ impl Account {
         }
         (!text.is_empty()).then_some(text)
     }
+
+    /// Whether tracer tells all that the kernel reported, and beyond it only runs whose last rule has stolen the packet.
+    pub(super) fn lacks_only_stolen(&self, told: &Self) -> bool {
+        self.unpaired(told).all(|(run, reported, told)| {
+            reported.is_empty() && (told.is_empty() || run.ends_with(STOLEN_LAST))
+        })
+    }
+
+    /// What tracer tells, where the kernel has not reported all of it.
+    pub(super) fn with_unreported(mut self, reported: &Self) -> Self {
+        let unreported = self.runs.values().map(Vec::len).sum::<usize>()
+            - reported.runs.values().map(Vec::len).sum::<usize>();
+        self.partial.insert(
+            "not reported by this kernel: a rule stole the packet".to_owned(),
+            unreported,
+        );
+        self.steps = reported.steps;
+        self
+    }
 }
+
+/// How a run ends whose last rule has stolen the packet.
+const STOLEN_LAST: &str = " STOLEN mark=gone\n";
 
 /// What the kernel reported from the first marker on.
 pub(super) fn reported(runs: &[Run], numbers: &Numbers, first: u16) -> Result<Account> {
@@ -308,5 +337,10 @@ mod tests {
             kernel.difference(&tracer).as_deref(),
             Some("only tracer tells, 1 times: b\n    of 2 > 1\n")
         );
+        assert!(!kernel.lacks_only_stolen(&tracer));
+        tracer.runs.remove("b\n");
+        tracer.add("b\n  in:rule:1 STOLEN mark=gone\n".into(), met("2 > 1"), 1);
+        assert!(kernel.lacks_only_stolen(&tracer));
+        assert!(!tracer.lacks_only_stolen(&kernel));
     }
 }
