@@ -16,6 +16,20 @@ const IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
 /// `return` (`trace_packet`, `net/ipv4/netfilter/ip_tables.c`).
 const TAILS: [&str; 3] = ["accept", "drop", "return"];
 
+/// Matches for which `iptables-nft-restore` may load expressions of nf_tables' own, or none; of any other it loads the
+/// match itself.
+const OWN_MATCHES: [&str; 5] = ["among", "limit", "mark", "tcp", "udp"];
+
+/// The matches of a rule: `tcp` in `-p tcp -m tcp --dport 80`.
+fn matches(rule: &str) -> impl Iterator<Item = &str> {
+    let words = rule.split(' ');
+    let next = words.clone().skip(1);
+    words
+        .zip(next)
+        .filter(|(word, _)| *word == "-m")
+        .map(|(_, name)| name)
+}
+
 /// A chain: family and name of the table, name of the chain.
 type ChainKey = (u8, String, String);
 
@@ -74,8 +88,8 @@ impl Numbers {
             let key = (family, table.to_owned(), chain.to_owned());
             let number = lens.entry(key.clone()).or_default();
             *number += 1;
-            // nft does not list a comment, which is a condition nevertheless.
-            if rule.contains(" -m comment ") {
+            // nft does not list every condition: no comment, and no range that is all there is.
+            if matches(rule).any(|name| !OWN_MATCHES.contains(&name)) {
                 self.tails.remove(&(key, *number));
             }
             if let Some(translation) = Translation::parse(rule) {
