@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     path::PathBuf,
+    thread,
+    time::Duration,
 };
 
 use tracer_common::{Generation, Replacement, TableRead};
@@ -19,6 +21,8 @@ use crate::{
 
 /// Times that a table is read again because it was replaced meanwhile.
 const ATTEMPTS_MAX: u32 = 16;
+/// Before it is read again because the kernel did not tell what was read.
+const UNTOLD_PAUSE: Duration = Duration::from_millis(1);
 /// Namespaces of which it is remembered where they are.
 const NAMESPACES_MAX: usize = 1024;
 
@@ -95,16 +99,21 @@ impl KernelRules {
             let table = netns.table(family, name).map_err(|error| said(&error))?;
             let table = table.ok_or_else(|| format!("the table {name} is gone"))?;
             let read = attached.table_read().map_err(|error| said(&error))?;
-            // It may leave out a run of the probes that tell.
+            // The kernel may leave out a run of the probes that tell.
             let is_told = read.lookups >= before.lookups + QUESTIONS;
             if is_told && read.same >= QUESTIONS {
                 break (table, read);
             }
             if attempts.next().is_none() {
-                if !is_told {
-                    return Err("the kernel did not tell which rules were read".to_owned());
-                }
-                return Err(format!("the table {name} was replaced each time it was read"));
+                return Err(if is_told {
+                    format!("the table {name} was replaced each time it was read")
+                } else {
+                    "the kernel did not tell which rules were read".to_owned()
+                });
+            }
+            if !is_told {
+                // No program runs here before whoever uses a map on this processor has gone on.
+                thread::sleep(UNTOLD_PAUSE);
             }
         };
         self.observe(attached, netns, &table, &read);
