@@ -58,13 +58,7 @@ impl Selection {
         traffic(&mut log)?;
         traffic::settle()?;
         let logged = log.lines()?.to_vec();
-        let told = Told::read(tracer)?;
-        ensure!(
-            told.partial.is_empty(),
-            "tracer is not certain: {:#?}",
-            told.partial
-        );
-        same(&logged, &told.lines)?;
+        same(&logged, &Told::read(tracer)?.certain()?)?;
         ensure!(!logged.is_empty(), "no packet was logged");
         Ok(logged)
     }
@@ -89,6 +83,17 @@ impl Told {
         let text = tracer.stop_as_text()?;
         Summary::whole(&text.said)?;
         Self::parse(&text.shown)
+    }
+
+    /// The lines, where tracer is certain of all.
+    ///
+    /// # Errors
+    ///
+    /// When it is not.
+    pub fn certain(self) -> Result<Vec<Line>> {
+        let Self { lines, partial } = self;
+        ensure!(partial.is_empty(), "tracer is not certain: {partial:#?}");
+        Ok(lines)
     }
 
     /// Reads a text.

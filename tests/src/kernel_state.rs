@@ -163,17 +163,18 @@ pub fn program_name(id: u32) -> Result<String> {
     Ok(String::from_utf8_lossy(name_in(&program_info(id)?)).into_owned())
 }
 
-/// How often programs ran whose name begins so.
+/// How often programs ran whose name begins with one of these.
 ///
 /// # Errors
 ///
 /// When the kernel does not tell.
-pub fn runs_of(name: &str) -> Result<u64> {
+pub fn runs_of(names: &[&str]) -> Result<u64> {
     let (mut id, mut runs) = (0, 0);
     while let Some(next) = next_id(NEXT_IDS[0].1, id)? {
         id = next;
         let info = program_info(id)?;
-        if name_in(&info).starts_with(name.as_bytes()) {
+        let own = name_in(&info);
+        if names.iter().any(|name| own.starts_with(name.as_bytes())) {
             let count = info[RUN_COUNT..].first_chunk().context("no count of runs")?;
             runs += u64::from_ne_bytes(*count);
         }

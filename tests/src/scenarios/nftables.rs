@@ -65,16 +65,10 @@ fn nodeport() -> Result<()> {
     }
     let tracer = Tracer::start(&format!("--format log {THIS_NETNS} --proto tcp --dport 32275"))?;
     node.get_page()?;
-    let told = Told::parse(&tracer.stop_as_text()?.shown)?;
-    ensure!(
-        told.partial.is_empty(),
-        "tracer is not certain: {:#?}",
-        told.partial
-    );
+    let told = Told::parse(&tracer.stop_as_text()?.shown)?.certain()?;
     let published = published("nodeport-local.log")?;
     // What comes back is followed, too, and not published.
     let requests: Vec<Line> = told
-        .lines
         .into_iter()
         .filter(|line| line.field("IN") == Some(""))
         .collect();
@@ -177,14 +171,9 @@ fn changed_headers() -> Result<()> {
         let tracer = Tracer::start(&format!("--format log {}", selection.filter))?;
         syn()?;
         settle()?;
-        Told::read(tracer)
+        Told::read(tracer)?.certain()
     })?;
-    ensure!(
-        told.partial.is_empty(),
-        "tracer is not certain: {:#?}",
-        told.partial
-    );
-    same(&logged, &told.lines)?;
+    same(&logged, &told)?;
     let ttls: Vec<_> = logged.iter().filter_map(|line| line.field("TTL")).collect();
     ensure!(
         ttls == ["64", "64", "64", "33", "33", "32", "32", "64", "64", "64", "32"],
@@ -205,17 +194,8 @@ fn changed_on_the_way() -> Result<()> {
         "--format log {THIS_NETNS} --proto udp --dport 53 --hook output"
     ))?;
     packet(53)?;
-    let told = Told::read(tracer)?;
-    ensure!(
-        told.partial.is_empty(),
-        "tracer is not certain: {:#?}",
-        told.partial
-    );
-    let ttls: Vec<_> = told
-        .lines
-        .iter()
-        .map(|line| (line.number, line.field("TTL")))
-        .collect();
+    let told = Told::read(tracer)?.certain()?;
+    let ttls: Vec<_> = told.iter().map(|line| (line.number, line.field("TTL"))).collect();
     ensure!(ttls == [(2, Some("33"))], "number and TTL of the lines: {ttls:?}");
     Ok(())
 }

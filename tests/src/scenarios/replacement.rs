@@ -348,9 +348,7 @@ fn rounds(place: Place<'_>) -> Result<()> {
         datagrams.next_shown(&tracer)?;
     }
     let logged = log.lines()?.to_vec();
-    let told = Told::read(tracer)?;
-    ensure!(told.partial.is_empty(), "not certain: {:#?}", told.partial);
-    same(&logged, &told.lines)?;
+    same(&logged, &Told::read(tracer)?.certain()?)?;
     let chains: BTreeSet<&str> = logged.iter().map(|line| line.chain.as_str()).collect();
     let generations = chains.iter().filter(|chain| chain.starts_with("GEN-")).count();
     ensure!(generations == ROUNDS as usize, "the kernel logged {chains:?}");
@@ -384,9 +382,7 @@ fn tables_come_into_being() -> Result<()> {
         datagrams.next_shown(&tracer)?;
     }
     let logged = log.lines()?.to_vec();
-    let told = Told::read(tracer)?;
-    ensure!(told.partial.is_empty(), "not certain: {:#?}", told.partial);
-    same(&logged, &told.lines)?;
+    same(&logged, &Told::read(tracer)?.certain()?)?;
     ensure!(
         ["mangle:OUTPUT:rule:1", "nat:MORE:rule:1"]
             .iter()

@@ -436,14 +436,12 @@ impl Live {
             Some(results) => results.shown(),
             None => format!("{} traversals recorded", self.traversals),
         };
+        // What came after a failure is lost as well; the error that comes next says why.
+        let span = if is_well { "" } else { " until the trace failed" };
         let mut text = match attached.counts() {
-            Ok(counts) => summary(&done, &counts),
+            Ok(counts) => summary(&done, span, &counts),
             Err(error) => format!("{done}; losses unknown: {error}\n"),
         };
-        if !is_well {
-            // What came after that is lost as well; the error that comes next says why.
-            text = text.replacen(", nothing lost", ", nothing lost until the trace failed", 1);
-        }
         if let Some(selection) = &self.selection {
             text.push_str(&undecided(selection));
         }

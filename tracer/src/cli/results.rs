@@ -70,6 +70,22 @@ pub fn spare(destinations: &[Destination], files: &[&Path]) -> Result<(), Failur
     Ok(())
 }
 
+/// Refuses a format that no destination would have, for each has another of its own.
+fn has_a_place(format: Option<Format>, destinations: &[Destination]) -> Result<(), Failure> {
+    let Some(format) = format else { return Ok(()) };
+    let mut own = destinations.iter().map(|destination| destination.format);
+    if own.any(|own| own.is_none_or(|own| own == format)) {
+        return Ok(());
+    }
+    let name = format.to_possible_value();
+    let name = name.as_ref().map_or("", |value| value.get_name());
+    Err(Failure::hinted(
+        Exit::Usage,
+        anyhow!("failed to understand: --format {name}: each --output has a format already"),
+        "leave --format out, or name another place for it: --output -",
+    ))
+}
+
 /// Refuses a destination that is one of those before it, which are open.
 fn one_each(before: &[Destination], destination: &Destination) -> Result<(), Failure> {
     let place = |destination: &Destination| destination.file.as_deref().map(identity);
@@ -201,23 +217,7 @@ impl Results {
         } else {
             destinations
         };
-        let is_nowhere = |format: &Format| {
-            let mut own = destinations.iter().map(|destination| destination.format);
-            own.all(|own| own.is_some_and(|own| own != *format))
-        };
-        if let Some(format) = format.filter(is_nowhere) {
-            let name = format
-                .to_possible_value()
-                .map(|value| value.get_name().to_owned());
-            return Err(Failure::hinted(
-                Exit::Usage,
-                anyhow!(
-                    "failed to understand: --format {}: each --output has a format already",
-                    name.unwrap_or_default()
-                ),
-                "leave --format out, or name another place for it: --output -",
-            ));
-        }
+        has_a_place(format, destinations)?;
         let mut sinks = Vec::new();
         for (index, destination) in destinations.iter().enumerate() {
             sinks.push(Sink::open(destination, format, context.clone())?);
@@ -652,6 +652,7 @@ mod tests {
         }
         assert_eq!(destination("pcapng:x.pcap").format, Some(Format::Pcapng));
     }
+
     #[test]
     fn a_format_that_no_output_would_have_is_refused_before_any_file_is_made() {
         let directory = tempfile::tempdir().unwrap();

@@ -434,20 +434,16 @@ impl Recording {
         match &self.counted {
             Some(counted) => {
                 // Without the end it is known only as it stood when it was counted last.
-                let (recorded, nothing_lost) = if self.ended {
-                    ("recorded", ", nothing lost while recording")
+                let (recorded, span) = if self.ended {
+                    ("recorded", " while recording")
                 } else {
-                    (
-                        "recorded when they were counted last",
-                        ", nothing lost until then",
-                    )
+                    ("recorded when they were counted last", " until then")
                 };
                 let mut done = format!("{} traversals {recorded}", counted.traversals);
                 if self.through && self.traversals < counted.traversals {
                     done.push_str(&format!(" ({} of them whole in this file)", self.traversals));
                 }
-                let sum = summary(&done, &counted.counts());
-                let sum = sum.replacen(", nothing lost", nothing_lost, 1);
+                let sum = summary(&done, span, &counted.counts());
                 say(format_args!("{}: {}", self.file, sum.trim_end()));
                 if !counted.blind.is_empty() {
                     say(format_args!(

@@ -66,7 +66,8 @@ pub(super) fn paths_summary(explainer: &Explainer) -> String {
 }
 
 /// What was done with so many results, and everything that was lost on the way.
-pub(super) fn summary(done: &str, counts: &Counts) -> String {
+/// Where nothing was, `span` says for how long that holds: ` while recording`.
+pub(super) fn summary(done: &str, span: &str, counts: &Counts) -> String {
     let lost = [
         (
             Counter::RingFull,
@@ -141,11 +142,12 @@ pub(super) fn summary(done: &str, counts: &Counts) -> String {
             "  {forgotten:>8}  connections forgotten that were not used for long: their replies may not be shown\n"
         ));
     }
-    text.push_str(if losses.is_empty() {
-        ", nothing lost"
+    if losses.is_empty() {
+        text.push_str(", nothing lost");
+        text.push_str(span);
     } else {
-        "; lost:"
-    });
+        text.push_str("; lost:");
+    }
     if counts.skipped.is_none() {
         text.push_str(" (this kernel does not count probe runs that it skips)");
     } else if counts.skips_uncounted {

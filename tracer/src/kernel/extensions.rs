@@ -63,14 +63,9 @@ fn described_function(bytes: &[u8], extension: &Extension) -> Option<u64> {
 
 /// What a probe is to be attached to, if that can be no other function.
 fn symbol_at(address: u64) -> Option<String> {
-    let machine = Machine::this();
-    let found = machine.functions().ok()?.containing(address)?;
-    if found.address?.get() != address {
-        return None;
-    }
-    let namesakes = machine.symbols(&[&found.name]).ok()?;
-    let namesakes = namesakes.iter().filter(|other| other.module == found.module);
-    if namesakes.count() != 1 {
+    let functions = Machine::this().functions().ok()?;
+    let found = functions.containing(address)?;
+    if found.address?.get() != address || functions.namesakes(&found) != 1 {
         return None;
     }
     Some(match found.module {

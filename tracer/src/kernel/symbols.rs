@@ -83,20 +83,32 @@ impl Index {
         Ok(index)
     }
 
+    /// How many functions have the name of this one, and are in the same module.
+    #[must_use]
+    pub fn namesakes(&self, symbol: &Symbol) -> usize {
+        let own = (symbol.name.as_str(), symbol.module.as_deref());
+        self.lines.lines().filter(|line| named(line) == own).count()
+    }
+
     /// The function that an address lies in: the last one that begins at or before it.
     #[must_use]
     pub fn containing(&self, address: u64) -> Option<Symbol> {
         let after = self.starts.partition_point(|(start, _)| start.get() <= address);
         let (start, at) = self.starts.get(after.checked_sub(1)?)?;
-        let mut words = self.lines[usize::try_from(*at).ok()?..]
-            .lines()
-            .next()?
-            .split(' ');
+        let (name, module) = named(self.lines[usize::try_from(*at).ok()?..].lines().next()?);
         Some(Symbol {
-            name: words.next()?.into(),
+            name: name.into(),
             address: Some(*start),
-            module: words.next().map(Into::into),
+            module: module.map(Into::into),
         })
+    }
+}
+
+/// Name and module in a line of an [`Index`].
+fn named(line: &str) -> (&str, Option<&str>) {
+    match line.split_once(' ') {
+        Some((name, module)) => (name, Some(module)),
+        None => (line, None),
     }
 }
 
@@ -219,6 +231,10 @@ ffffffffc0a1d000 T ipt_do_table_not\t[other]
         let of_module = ("ipt_do_table".to_owned(), Some("ip_tables".to_owned()));
         assert_eq!(name(0xffff_ffff_c0a1_b010), Some(of_module));
         assert_eq!(name(0x1000), None);
+        let namesakes = |address| index.namesakes(&index.containing(address).unwrap());
+        assert_eq!(namesakes(0xffff_ffff_81a0_0100), 2);
+        // Another module has data of that name.
+        assert_eq!(namesakes(0xffff_ffff_c0a1_b010), 1);
         let hidden = Index::read("0000000000000000 t nf_hook_slow\n".as_bytes()).unwrap();
         assert_eq!(hidden.containing(0x1000), None);
     }

@@ -10,7 +10,7 @@ use crate::{
     passage::{Action, Step},
     ruleset::{
         Kind,
-        text::{self, ParseError},
+        text::{self, ParseError, SavedTable},
     },
 };
 
@@ -56,24 +56,27 @@ impl Texts {
         let saved = text::parse(saved)?;
         for table in tables {
             let mut same = saved.iter();
-            let Some(saved) = same.find(|saved| saved.name == table.name) else {
-                continue;
-            };
-            for chain in &table.chains {
-                let mut same = saved.chains.iter();
-                let Some(saved) = same.find(|saved| saved.name == chain.name) else {
-                    continue;
-                };
-                if saved.rules.len() != chain.rules.len() {
-                    continue;
-                }
-                for (rule, text) in chain.rules.iter().zip(&saved.rules) {
-                    self.rules
-                        .insert((table.handle, rule.handle), text.as_str().into());
-                }
+            if let Some(saved) = same.find(|saved| saved.name == table.name) {
+                self.take_table(table, saved);
             }
         }
         Ok(())
+    }
+
+    fn take_table(&mut self, table: &Table, saved: &SavedTable) {
+        for chain in &table.chains {
+            let mut same = saved.chains.iter();
+            let Some(saved) = same.find(|saved| saved.name == chain.name) else {
+                continue;
+            };
+            if saved.rules.len() != chain.rules.len() {
+                continue;
+            }
+            for (rule, text) in chain.rules.iter().zip(&saved.rules) {
+                self.rules
+                    .insert((table.handle, rule.handle), text.as_str().into());
+            }
+        }
     }
 
     /// Takes what `nft -a list ruleset` printed, for rules that have no text yet.

@@ -146,11 +146,6 @@ impl<'a> Told<'a> {
     }
 }
 
-/// Whether a rule kept the packet: `NF_STOLEN`. Codes of nf_tables' own are below zero.
-fn is_stolen(code: i32) -> bool {
-    code >= 0 && Verdict::from(code.cast_unsigned()) == Verdict::Stolen
-}
-
 struct Walk<'a> {
     table: &'a Table,
     iptables: bool,
@@ -177,8 +172,8 @@ impl Walk<'_> {
             if self.ended.is_some() {
                 return Err(Doubt::Missing(self.last()));
             }
-            let is_stolen = matches!(event.what, What::Rule { code, .. } if is_stolen(code));
-            let told = self.told.as_ref().filter(|_| !is_stolen);
+            // Nobody looked at a packet that was gone.
+            let told = self.told.as_ref().filter(|_| event.mark.is_some());
             let after = told.map(|told| told.after(index));
             match event.what {
                 What::Rule { handle, code } => {
@@ -420,11 +415,11 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use tracer_common::{
         BACKEND_NFTABLES, HeadersAfter, Observed, Traversal as Record, flags, kind, nft_step,
     };
-
-    use std::collections::HashMap;
 
     use super::super::model::{Changes, Family, Ruleset};
     use super::*;
