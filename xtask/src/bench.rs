@@ -23,7 +23,8 @@ Examples:
   cargo xtask bench --ruleset small --packets 50 --rounds 1    does it work at all?
   cargo xtask bench --json target/cost.json          the figures for a script
 
-A packet is a datagram over loopback, from its sending to its being read. Cases:
+A packet is a datagram over loopback, from its sending to its being read. Rounds in which another process got the
+processor do not count; after some of them rounds become shorter. Cases:
   no-rules          no table exists
   rules             the ruleset is loaded
   no-match          tracer follows other packets

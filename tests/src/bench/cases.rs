@@ -95,37 +95,37 @@ impl Case {
             Self::TraceKey => {
                 scene.load_rules()?;
                 let key = TraceKey::turn().context("failed to turn on: trace calls")?;
-                found(self.name(), scene.load.measure(effort)?);
+                found(self.name(), scene.load.measure(effort)?.instructions);
                 drop(key);
             }
             Self::Detached => {
                 scene.load_rules()?;
-                found(self.name(), scene.load.measure(effort)?);
+                found(self.name(), scene.load.measure(effort)?.instructions);
             }
             Self::NoMatch => {
                 scene.load_rules()?;
                 let (tracer, _) = start(OTHER_PORT, "")?;
-                found(self.name(), scene.load.measure(effort)?);
+                found(self.name(), scene.load.measure(effort)?.instructions);
                 stop(tracer, 0)?;
             }
             Self::Verify => {
                 scene.load_rules()?;
                 let (tracer, _) = start(OTHER_PORT, "--verify")?;
-                found(self.name(), scene.load.measure(effort)?);
+                found(self.name(), scene.load.measure(effort)?.instructions);
                 stop(tracer, 0)?;
             }
             Self::Match => {
                 scene.load_rules()?;
                 let (tracer, before) = start(scene.port, "")?;
-                let instructions = scene.load.measure(effort)?;
-                let after = stop(tracer, effort.total())?;
-                found(self.name(), instructions);
+                let measured = scene.load.measure(effort)?;
+                let after = stop(tracer, measured.packets)?;
+                found(self.name(), measured.instructions);
                 // What it takes to start and to read the rules is not to be blamed on packets.
                 let (tracer, idle_before) = start(OTHER_PORT, "")?;
                 let idle = stop(tracer, 0)? - idle_before;
                 found(
                     "match-user-space",
-                    (after - before).saturating_sub(idle) / effort.total(),
+                    (after - before).saturating_sub(idle) / measured.packets,
                 );
             }
             Self::Trace => {
@@ -135,7 +135,7 @@ impl Case {
                 for chain in ["PREROUTING", "OUTPUT"] {
                     command::run(&format!("iptables-legacy -w -t raw -I {chain} {rule}"))?;
                 }
-                found(self.name(), scene.load.measure(effort)?);
+                found(self.name(), scene.load.measure(effort)?.instructions);
                 for chain in ["PREROUTING", "OUTPUT"] {
                     command::run(&format!("iptables-legacy -w -t raw -D {chain} {rule}"))?;
                 }
@@ -144,12 +144,12 @@ impl Case {
                 scene.load_rules()?;
                 let (tracer, _) = start(scene.port, "")?;
                 let counting = programs::Counting::start()?;
-                scene.load.measure(effort)?;
+                let measured = scene.load.measure(effort)?;
                 let took = programs::took(tracer.pid()?)?;
                 drop(counting);
-                stop(tracer, effort.total())?;
+                stop(tracer, measured.packets)?;
                 for (program, instructions) in took {
-                    found(&format!("program:{program}"), instructions / effort.total());
+                    found(&format!("program:{program}"), instructions / measured.packets);
                 }
             }
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
 };
@@ -27,11 +28,19 @@ pub struct Effort {
 }
 
 impl Effort {
-    /// All packets, with those of the first round, which only warms the machine.
-    #[must_use]
-    pub fn total(self) -> u64 {
-        u64::from(self.packets) * (u64::from(self.rounds) + 1)
+    /// How many rounds are begun at most: in some of them others run.
+    fn tries(self) -> u64 {
+        60 + 2 * u64::from(self.rounds)
     }
+}
+
+/// What was measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Measured {
+    /// For each packet: the middle of all rounds.
+    pub(super) instructions: u64,
+    /// All that were sent, those of rounds that do not count as well.
+    pub(super) packets: u64,
 }
 
 /// Which connections the datagrams belong to.
@@ -67,9 +76,9 @@ impl Load {
         /// A machine that takes longer is not fit to be measured in.
         const TRIES: usize = 20;
 
-        let mut before = self.measure(effort)?;
+        let mut before = self.measure(effort)?.instructions;
         for _ in 0..TRIES {
-            let now = self.measure(effort)?;
+            let now = self.measure(effort)?.instructions;
             if now.abs_diff(before) * 100 < before {
                 return Ok(now);
             }
@@ -78,22 +87,30 @@ impl Load {
         bail!("failed to measure: the machine does not settle");
     }
 
-    /// Instructions for each packet: the middle of all rounds.
-    pub(super) fn measure(&self, effort: Effort) -> Result<u64> {
+    /// Sends so many rounds in which nobody else runs. A process that has stepped aside still gets the processor now and
+    /// then, for as long as many packets take; so where others keep running in the rounds these become shorter.
+    pub(super) fn measure(&self, effort: Effort) -> Result<Measured> {
         let receiver = UdpSocket::bind(self.arrives).context("failed to bind receiver")?;
         receiver
             .set_read_timeout(Some(wait::LIMIT))
             .context("failed to set up receiver")?;
         let mut sender = Sender::new(self)?;
         come_first()?;
+        /// Disturbed rounds until they are made shorter.
+        const PATIENCE: u32 = 5;
+
         let mut rounds = Vec::new();
-        for round in 0..=effort.rounds {
+        let mut of_round = effort.packets;
+        let mut disturbed = 0;
+        let mut packets = 0;
+        for begun in 0..effort.tries() {
             if self.connections == Connections::Each {
                 command::run("conntrack -F")?;
             }
             sender.port = FIRST_PORT;
+            let before = switches()?;
             let start = Instant::now();
-            for _ in 0..effort.packets {
+            for _ in 0..of_round {
                 sender.send()?;
                 let len = receiver
                     .recv(&mut [0; PAYLOAD.len()])
@@ -101,16 +118,32 @@ impl Load {
                 ensure!(len == PAYLOAD.len(), "another datagram came, of {len} bytes");
             }
             let took = start.elapsed();
-            // What happens for the first time takes longer.
-            if round > 0 {
-                rounds.push(u64::try_from(took.as_nanos())? / u64::from(effort.packets));
+            packets += u64::from(of_round);
+            if switches()? != before {
+                disturbed += 1;
+                if disturbed % PATIENCE == 0 {
+                    of_round = (of_round / 2).max(1);
+                }
+            } else if begun > 0 {
+                // What happens for the first time takes longer.
+                rounds.push(u64::try_from(took.as_nanos())? / u64::from(of_round));
+            }
+            if rounds.len() == usize::from(effort.rounds) {
+                break;
             }
         }
+        ensure!(
+            rounds.len() == usize::from(effort.rounds),
+            "failed to measure: others ran in all but {} of {} rounds",
+            rounds.len(),
+            effort.tries()
+        );
         rounds.sort_unstable();
-        rounds
-            .get(rounds.len() / 2)
-            .copied()
-            .context("failed to measure: no round")
+        let middle = rounds.get(rounds.len() / 2).copied();
+        Ok(Measured {
+            instructions: middle.context("failed to measure: no round")?,
+            packets,
+        })
     }
 }
 
@@ -194,6 +227,12 @@ pub(super) fn step_aside(process: Pid) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How often the processor was given to somebody else than this thread.
+fn switches() -> Result<i64> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).context("failed to read context switches")?;
+    Ok(usage.voluntary_context_switches() + usage.involuntary_context_switches())
 }
 
 /// Takes the largest share that there is against whoever stepped aside.
