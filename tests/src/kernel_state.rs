@@ -15,6 +15,9 @@ use crate::command::run;
 /// `enum bpf_cmd`, `include/uapi/linux/bpf.h`.
 const NEXT_IDS: [(&str, libc::c_long); 3] = [("program", 11), ("map", 12), ("link", 31)];
 
+/// All kprobes: address, kind, function and offset, module, flags.
+const KPROBES: &str = "/sys/kernel/debug/kprobes/list";
+
 /// What a tracer brings into the kernel and has to take away again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instruments {
@@ -30,7 +33,7 @@ impl Instruments {
     ///
     /// When the kernel does not tell.
     pub fn now() -> Result<Self> {
-        let kprobes = read("/sys/kernel/debug/kprobes/list")?;
+        let kprobes = read(KPROBES)?;
         let mut objects = BTreeSet::new();
         for (kind, command) in NEXT_IDS {
             let mut id = 0;
@@ -63,6 +66,22 @@ impl Instruments {
 
 fn read(path: &str) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("failed to read: {path}"))
+}
+
+/// How many kprobes on a function are on, return probes included.
+///
+/// # Errors
+///
+/// When the kernel does not tell.
+pub fn active_kprobes(function: &str) -> Result<usize> {
+    let on_function = |line: &&str| {
+        let place = line
+            .split_whitespace()
+            .nth(2)
+            .and_then(|place| place.split('+').next());
+        place == Some(function) && !line.contains("[DISABLED]")
+    };
+    Ok(read(KPROBES)?.lines().filter(on_function).count())
 }
 
 /// The next higher id of a kind of BPF object.

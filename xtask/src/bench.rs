@@ -22,6 +22,7 @@ Examples:
   cargo xtask bench --ruleset small --kernel 6.1     one table
   cargo xtask bench --ruleset small --packets 50 --rounds 1    does it work at all?
   cargo xtask bench --json target/cost.json          the figures for a script
+  cargo xtask bench --ruleset small --case rules --case match --case bpftrace --case pwru    beside other tracers
 
 A packet is a datagram over loopback, from its sending to its being read. Rounds in which another process got the
 processor do not count; after some of them rounds become shorter. Cases:
@@ -33,7 +34,13 @@ processor do not count; after some of them rounds become shorter. Cases:
   match-user-space  what tracer's process pays for it: read, replay, write
   detached          tracer has ended
   trace             a TRACE rule, and the kernel's log
-  programs          what each of tracer's programs takes of match, with the counting itself; only where it is asked for")]
+Only where they are asked for:
+  programs          what each of tracer's programs takes of match, with the counting itself
+  bpftrace          bpftrace prints ipt_do_table's arguments and verdict for every packet
+  pwru-table        pwru shows ipt_do_table for these packets
+  pwru-no-match     pwru is at all functions that take a packet, for other packets
+  pwru              the same for these packets
+pwru and bpftrace are Debian's; the first time 67 MB are downloaded to target/vm/peers. Remove that for newer ones.")]
 pub(crate) struct Args {
     /// Kernel to measure on; all if there is none
     #[arg(long, value_name = "SERIES")]
@@ -76,7 +83,10 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     } else {
         args.kernel.clone()
     };
-    let lab = Lab::open(Workspace::find()?, &series)?;
+    let mut lab = Lab::open(Workspace::find()?, &series)?;
+    if args.case.iter().any(|case| needs_peer(case)) {
+        lab.add_peers()?;
+    }
     let mut figures = Vec::new();
     for kernel in lab.kernels() {
         eprintln!("bench: kernel {}", kernel.release);
@@ -111,6 +121,11 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
         fs::write(path, list(&figures)).with_context(|| format!("failed to write: {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the machine must have other tracers for a case: these begin with the tracer's name.
+fn needs_peer(case: &str) -> bool {
+    ["bpftrace", "pwru"].iter().any(|peer| case.starts_with(peer))
 }
 
 fn job(args: &Args) -> Job {

@@ -8,6 +8,7 @@ use nix::sys::time::TimeValLike as _;
 use tracer::nftables::key::TraceKey;
 
 use super::load::{Effort, step_aside};
+use super::peers::Peer;
 use super::programs;
 use super::rulesets::Scene;
 use crate::command;
@@ -35,6 +36,8 @@ pub enum Case {
     Trace,
     /// Tracer follows the packets; gives what each of its programs takes for a packet.
     Programs,
+    /// Another tracer is at work.
+    Peer(Peer),
 }
 
 /// Tells a figure: the name of the case, and instructions for each packet.
@@ -47,7 +50,7 @@ const OTHER_PORT: u16 = 9;
 
 impl Case {
     /// All, in an order that makes sense: rules stay, once loaded.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::NoRules,
         Self::Rules,
         Self::TraceKey,
@@ -57,6 +60,10 @@ impl Case {
         Self::Detached,
         Self::Trace,
         Self::Programs,
+        Self::Peer(Peer::Bpftrace),
+        Self::Peer(Peer::PwruTable),
+        Self::Peer(Peer::PwruNoMatch),
+        Self::Peer(Peer::Pwru),
     ];
 
     /// Its name.
@@ -72,7 +79,14 @@ impl Case {
             Self::Detached => "detached",
             Self::Trace => "trace",
             Self::Programs => "programs",
+            Self::Peer(peer) => peer.name(),
         }
+    }
+
+    /// Whether it is only measured where it is asked for by name.
+    #[must_use]
+    pub fn is_extra(self) -> bool {
+        matches!(self, Self::Programs | Self::Peer(_))
     }
 
     /// The case of a name.
@@ -89,9 +103,9 @@ impl Case {
                 // The first packets in a fresh namespace take longer, for a while.
                 found(self.name(), scene.load.measure_settled(effort)?);
             }
-            // Only nf_tables has such a key, and the other two are for legacy tables alone.
+            // Only nf_tables has such a key, and the others are for legacy tables alone.
             Self::TraceKey if !scene.nftables => {}
-            Self::Verify | Self::Trace if scene.nftables => {}
+            Self::Verify | Self::Trace | Self::Peer(_) if scene.nftables => {}
             Self::TraceKey => {
                 scene.load_rules()?;
                 let key = TraceKey::turn().context("failed to turn on: trace calls")?;
@@ -139,6 +153,14 @@ impl Case {
                 for chain in ["PREROUTING", "OUTPUT"] {
                     command::run(&format!("iptables-legacy -w -t raw -D {chain} {rule}"))?;
                 }
+            }
+            Self::Peer(peer) => {
+                scene.load_rules()?;
+                let port = if peer.tells() { scene.port } else { OTHER_PORT };
+                let watching = peer.start(port)?;
+                let measured = scene.load.measure(effort)?;
+                watching.stop(measured.packets)?;
+                found(self.name(), measured.instructions);
             }
             Self::Programs => {
                 scene.load_rules()?;

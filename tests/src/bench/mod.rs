@@ -5,6 +5,7 @@
 
 mod cases;
 mod load;
+mod peers;
 mod programs;
 mod rulesets;
 
@@ -12,6 +13,7 @@ use anyhow::Result;
 
 pub use cases::Case;
 pub use load::Effort;
+pub use peers::Peer;
 pub use rulesets::Ruleset;
 
 use crate::netns;

@@ -15,6 +15,7 @@ use crate::progress::Step;
 /// A private view of the archive.
 pub(super) struct Apt {
     options: Vec<OsString>,
+    cache: PathBuf,
     /// Why the indexes could not be fetched; tolerated as long as what is wanted is found.
     update: Result<()>,
 }
@@ -56,6 +57,7 @@ impl Apt {
         write(&sources.join("tracer.sources"), stanzas)?;
         let mut apt = Self {
             options: Vec::new(),
+            cache: cache.clone(),
             update: Ok(()),
         };
         apt.set("Dir::Etc::sourcelist=", list);
@@ -127,17 +129,33 @@ impl Apt {
         create(into)?;
         step.now(&format!("downloading {}", packages.join(", ")));
         let mut apt_get = self.command("apt-get");
-        apt_get
-            .current_dir(into)
-            .args(["-q", "-o", "APT::Status-Fd=1", "download"])
-            .args(packages);
-        process::lines(&mut apt_get, |line| {
-            if let Some(percent) = download_percent(line) {
-                step.percent("downloading", percent);
-            }
-        })?;
+        apt_get.current_dir(into).arg("download").args(packages);
+        run(&mut apt_get, step)?;
         debs(into)
     }
+
+    /// Downloads packages with all that they depend on, in a view that knows of no installed ones, and returns the files;
+    /// the failed update if they cannot be had.
+    pub(super) fn download_with_dependencies(self, packages: &[&str], step: &Step) -> Result<Vec<PathBuf>> {
+        step.now(&format!("downloading {} and what they need", packages.join(", ")));
+        let mut apt_get = self.command("apt-get");
+        apt_get
+            .args(["install", "--download-only", "--yes", "--no-install-recommends"])
+            .args(packages);
+        match (run(&mut apt_get, step), self.update) {
+            (Ok(()), _) => debs(&self.cache.join("archives")),
+            (Err(_), Err(error)) | (Err(error), Ok(())) => Err(error),
+        }
+    }
+}
+
+/// Runs apt-get and shows how far its download is.
+fn run(apt_get: &mut Command, step: &Step) -> Result<()> {
+    process::lines(apt_get.args(["-q", "-o", "APT::Status-Fd=1"]), |line| {
+        if let Some(percent) = download_percent(line) {
+            step.percent("downloading", percent);
+        }
+    })
 }
 
 /// The .deb files in a directory; none where there is no such directory.

@@ -7,6 +7,7 @@
 mod apt;
 mod host;
 mod kernel;
+mod peers;
 mod sources;
 mod toolchain;
 
@@ -118,6 +119,14 @@ pub(crate) struct VmTools {
     pub(crate) guest_programs: Vec<PathBuf>,
 }
 
+/// Other tracers, in a root of their own with all libraries: they are newer than this machine's may be.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    pub(crate) root: PathBuf,
+    /// Below the root.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
 /// bpf-linker, and with it the sources of `core`, which every build for BPF needs too.
 pub(crate) fn bpf_linker(ws: &Workspace) -> Result<PathBuf> {
     if let (Some(linker), (_, true)) = (toolchain::find_linker(ws), toolchain::rust_src()?) {
@@ -169,6 +178,18 @@ pub(crate) fn kernels(ws: &Workspace, series: &[Series]) -> Result<Vec<Kernel>> 
             None => kernel::install(ws, *series),
         })
         .collect()
+}
+
+/// The other tracers that the bench compares with.
+pub(crate) fn peers(ws: &Workspace) -> Result<Peers> {
+    if let Some(peers) = peers::installed(ws) {
+        return Ok(peers);
+    }
+    let _lock = lock(ws)?;
+    match peers::installed(ws) {
+        Some(peers) => Ok(peers),
+        None => peers::install(ws),
+    }
 }
 
 fn missing_vm_packages() -> Vec<host::Package> {

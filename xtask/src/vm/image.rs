@@ -1,5 +1,6 @@
 //! The first root file system of a guest, in parts that are kept as long as their inputs do not change:
-//! tools (shared by all kernels), modules (one per kernel), our own programs, and the job of one run.
+//! tools (shared by all kernels), modules (one per kernel), our own programs, other tracers where they are compared with,
+//! and the job of one run.
 //!
 //! The parts are not compressed: unpacking under emulation costs more than it saves on the disk.
 
@@ -15,7 +16,7 @@ use super::cpio::Archive;
 use super::job::Job;
 use super::modules;
 use crate::process;
-use crate::setup::{Kernel, VmTools};
+use crate::setup::{Kernel, Peers, VmTools};
 use crate::workspace::Workspace;
 
 /// Where programs look for names of users, protocols and services.
@@ -57,13 +58,15 @@ const NAMES: [(&str, &[&str]); 3] = [
     ("modprobe", &["depmod", "insmod", "lsmod", "modinfo", "rmmod"]),
 ];
 
-/// Our own programs and data that go into an image.
+/// Programs and data that go into an image besides the tools.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Programs {
     /// All binaries of the `tests` package, `guest-init` among them.
     pub(crate) tests: Vec<PathBuf>,
     /// The `tracer` binary, where the job needs it.
     pub(crate) tracer: Option<PathBuf>,
+    /// Other tracers, where the job compares with them: they are larger than all the rest, and each boot unpacks them.
+    pub(crate) peers: Option<Peers>,
 }
 
 /// The parts of an image that do not depend on the job.
@@ -87,15 +90,16 @@ impl Image {
         let lock = File::create(&lock)
             .and_then(|lock| lock.lock().map(|()| lock))
             .with_context(|| format!("failed to lock: {}", lock.display()))?;
-        let image = Self {
-            parts: vec![
-                modules::part(&store, kernel)?,
-                kept(&store, "tools", &tool_files(tools)?)?,
-                kept(&store, "programs", &program_files(ws, &store, programs)?)?,
-            ],
-        };
+        let mut parts = vec![
+            modules::part(&store, kernel)?,
+            kept(&store, "tools", &tool_files(tools)?)?,
+            kept(&store, "programs", &program_files(ws, &store, programs)?)?,
+        ];
+        if let Some(peers) = &programs.peers {
+            parts.push(kept(&store, "peers", &peer_files(peers)?)?);
+        }
         drop(lock);
-        Ok(image)
+        Ok(Self { parts })
     }
 
     /// An image that only says hello: init and what it is linked with.
@@ -221,6 +225,52 @@ fn program_files(ws: &Workspace, store: &Path, programs: &Programs) -> Result<Ar
     }
     add_libraries(&mut archive, &own)?;
     archive.tree(Path::new("fixtures"), &ws.root.join("tests/fixtures"))?;
+    Ok(archive)
+}
+
+/// Where a root of packages has its libraries, and the loader that knows their libc.
+const PEER_LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+const PEER_LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
+/// Where such a root is in the image.
+const PEER_ROOT: &str = "peers";
+
+/// The programs with the libraries that they are linked with, and under their own names scripts that start them with
+/// these libraries rather than the guest's.
+fn peer_files(peers: &Peers) -> Result<Archive> {
+    let mut archive = Archive::default();
+    let loader = peers.root.join(PEER_LOADER);
+    let mut add = |file: &Path| {
+        let inside = file.strip_prefix(&peers.root).context("failed to build image")?;
+        archive.file(Path::new(PEER_ROOT).join(inside), file)
+    };
+    add(&loader)?;
+    for program in &peers.programs {
+        let linked = process::output(
+            Command::new(&loader)
+                .arg("--library-path")
+                .arg(peers.root.join(PEER_LIBRARIES))
+                .arg("--list")
+                .arg(program),
+        )?;
+        add(program)?;
+        for library in libraries(&linked) {
+            let library = library?;
+            // The loader is listed where the program looks for it.
+            if library.starts_with(&peers.root) {
+                add(library)?;
+            }
+        }
+    }
+    for program in &peers.programs {
+        let Some(name) = program.file_name().and_then(OsStr::to_str) else {
+            continue;
+        };
+        let script = format!(
+            "#!/bin/sh\nexec /{PEER_ROOT}/{PEER_LOADER} --library-path /{PEER_ROOT}/{PEER_LIBRARIES} \
+             /{PEER_ROOT}/usr/bin/{name} \"$@\"\n"
+        );
+        archive.bytes(Path::new("usr/bin").join(name), script, 0o755);
+    }
     Ok(archive)
 }
 

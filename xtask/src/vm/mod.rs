@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Read standard input to its end and give it to the command
     #[arg(short = 'i', long)]
     stdin: bool,
+    /// Put pwru and bpftrace into the guest as well (the first time 67 MB are downloaded)
+    #[arg(long)]
+    peers: bool,
     /// Command to run in the guest; a shell if there is none
     #[arg(last = true)]
     command: Vec<OsString>,
@@ -62,6 +65,7 @@ impl Lab {
         let programs = Programs {
             tests,
             tracer: Some(tracer),
+            peers: None,
         };
         let first = kernels
             .first()
@@ -74,6 +78,12 @@ impl Lab {
             programs,
             options: VmOptions::new(accelerator),
         })
+    }
+
+    /// Puts other tracers into the machines, getting them where they are missing.
+    pub(crate) fn add_peers(&mut self) -> Result<()> {
+        self.programs.peers = Some(setup::peers(&self.ws)?);
+        Ok(())
     }
 
     /// The kernels asked for.
@@ -156,7 +166,10 @@ pub(crate) fn command(args: Args) -> Result<ExitCode> {
             .context("failed to read standard input")?;
         job.stdin = Some(input);
     }
-    let lab = Lab::open(Workspace::find()?, &[args.kernel])?;
+    let mut lab = Lab::open(Workspace::find()?, &[args.kernel])?;
+    if args.peers {
+        lab.add_peers()?;
+    }
     let kernel = lab
         .kernels()
         .first()
