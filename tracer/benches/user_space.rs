@@ -18,8 +18,9 @@ use tracer::{
     output::{self, Clock, Context, Format, Homes, Screen, Unit},
     passage::Passage,
     recording::{Entry, Item, Reader, Recorded},
+    replay::{Completeness, walk},
     ruleset::blob::{self, Info},
-    traversal::{Family, Hook, Traversal},
+    traversal::{Family, Hook, Traversal, Verdict},
 };
 
 /// A recording, taken apart.
@@ -225,13 +226,16 @@ fn whole(criterion: &mut Criterion) {
 /// As many rules as kube-proxy has for some 12,000 services.
 const RULES: u32 = 100_000;
 
-/// A filter table with so many rules in INPUT, as the kernel gives it: `struct ipt_entry` and a standard target each.
+/// A filter table with so many rules in INPUT, as the kernel gives it: `struct ipt_entry` and a standard target each. Every rule
+/// but the policy asks for another destination.
 fn table() -> (Info, Vec<u8>) {
     const ENTRY_LEN: u16 = 112;
     const TARGET_LEN: u16 = 40;
     const ERROR_LEN: u16 = 64;
     /// Where `target_offset` is in the entry; `next_offset` follows.
     const TARGET_OFFSET: usize = 88;
+    const DESTINATION_OFFSET: usize = 4;
+    const MASK_OFFSET: usize = 12;
     /// `-NF_ACCEPT - 1`
     const ACCEPT: i32 = -2;
 
@@ -245,8 +249,15 @@ fn table() -> (Info, Vec<u8>) {
         target[32..][..data.len()].copy_from_slice(data);
         bytes
     };
-    let rule = entry(TARGET_LEN, b"", &ACCEPT.to_ne_bytes());
-    let mut blob = rule.repeat(RULES as usize);
+    let mut policy = entry(TARGET_LEN, b"", &ACCEPT.to_ne_bytes());
+    let mut rule = policy.clone();
+    rule[MASK_OFFSET..][..4].fill(0xff);
+    let mut blob = Vec::new();
+    for number in 1..RULES {
+        rule[DESTINATION_OFFSET..][..4].copy_from_slice(&number.to_be_bytes());
+        blob.extend(&rule);
+    }
+    blob.append(&mut policy);
     blob.extend(entry(ERROR_LEN, b"ERROR", b"ERROR"));
     let hook = usize::from(Hook::LocalIn.number());
     let mut underflow = [0; 5];
@@ -275,7 +286,33 @@ fn tables(criterion: &mut Criterion) {
             BatchSize::LargeInput,
         );
     });
+    let table = blob::decode(Family::Ipv4, &info, blob).expect("a table");
+    let traversal = input();
+    group.bench_function("pass 100,000 rules", |bencher| {
+        bencher.iter(|| {
+            let path = walk(&table, &traversal, &[]);
+            assert_eq!((path.steps.len(), path.completeness), (1, Completeness::Complete));
+        });
+    });
     group.finish();
+}
+
+/// A packet in INPUT that only the policy is for.
+fn input() -> Traversal {
+    const AF_INET: u8 = 2;
+
+    let record = tracer_common::Traversal {
+        family: AF_INET,
+        ..tracer_common::Traversal::EMPTY
+    };
+    let mut traversal = Traversal::decode(record.bytes()).expect("a record");
+    traversal.table = "filter".to_owned();
+    traversal.hook = Hook::LocalIn;
+    traversal.verdict = Verdict::Accept;
+    traversal.headers = vec![0; 20];
+    traversal.headers[0] = 0x45;
+    traversal.packet_len = 20;
+    traversal
 }
 
 criterion_group! {
