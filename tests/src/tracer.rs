@@ -143,6 +143,18 @@ impl Tracer {
         ))
     }
 
+    /// The most memory that it has had so far (`VmHWM` of `/proc/PID/status`), in KiB.
+    ///
+    /// # Errors
+    ///
+    /// When the process is gone.
+    pub fn memory_peak_kib(&self) -> Result<u64> {
+        let status = read(Path::new(&format!("/proc/{}/status", self.pid()?)))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse().ok());
+        peak.context("failed to read: memory of tracer")
+    }
+
     /// The file that exists while records flow.
     #[must_use]
     pub fn ready_file(&self) -> PathBuf {
