@@ -34,6 +34,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("nftables::commits", commits),
         trial("nftables::killed", killed),
         trial("nftables::nothing_changes", nothing_changes),
+        trial("nftables::without_tools", without_tools),
     ]
 }
 
@@ -432,5 +433,27 @@ fn nothing_changes() -> Result<()> {
     );
     let after = state()?;
     ensure!(before == after, "before: {before:?}\nafter: {after:?}");
+    Ok(())
+}
+
+/// Where no tool is asked rules are told by their expressions, and are the same rules.
+fn without_tools() -> Result<()> {
+    run_with("nft -f -", SERVICES)?;
+    let shown = |options: &str| -> Result<String> {
+        let tracer = Tracer::start(&format!("--format tree {THIS_NETNS} {options}"))?;
+        packet(80)?;
+        Ok(tracer.stop_as_text()?.shown)
+    };
+    let (with, without) = (shown("")?, shown("--no-tools")?);
+    let step = "service-web:rule:1";
+    ensure!(
+        [&with, &without].iter().all(|shown| shown.contains(step)),
+        "with:\n{with}\nwithout:\n{without}"
+    );
+    let text = "vmap @service-ips";
+    ensure!(
+        with.contains(text) && !without.contains(text),
+        "with:\n{with}\nwithout:\n{without}"
+    );
     Ok(())
 }

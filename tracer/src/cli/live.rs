@@ -134,6 +134,7 @@ impl Live {
         let shows_rules =
             recorder.is_some() || args.verify || results.as_ref().is_some_and(Results::show_rules);
         let shows_texts = recorder.is_some() || results.as_ref().is_some_and(Results::show_texts);
+        let asks_tools = shows_texts && !args.no_tools;
         Ok(Self {
             kept_max: args.count.filter(|_| results.is_none()),
             results,
@@ -141,7 +142,7 @@ impl Live {
             raw: Vec::new(),
             paths: shows_rules.then(|| Paths {
                 explainer: Explainer::verifying(args.verify),
-                rules: KernelRules::new(shows_texts),
+                rules: KernelRules::new(asks_tools),
                 replacements: None,
                 committed: None,
             }),

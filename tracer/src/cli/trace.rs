@@ -75,6 +75,10 @@ pub struct TraceArgs {
     /// partial and says how; where the replay cannot go on, the kernel's steps are told
     #[arg(long)]
     pub(super) verify: bool,
+    /// Run no other program: rules are told in tracer's own words, those of nf_tables by their expressions, not as
+    /// `iptables-save` and `nft` print them. For nodes with so many rules that the tools take long, or where none may be run
+    #[arg(long)]
+    pub(super) no_tools: bool,
     /// Size of the buffer between kernel and tracer, in KiB; raise it when records are lost
     #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     ring_kib: u32,
