@@ -221,23 +221,20 @@ pub(super) fn told(journeys: &[Value], numbers: &Numbers, first: u16, netns: u64
                     .map_or_else(String::new, |number| number.to_string());
                 let said_of = |key: &str| step[key].as_str().unwrap_or_default();
                 let label = format!("{}:{}:{number}", said_of("chain"), said_of("kind"));
-                // Its first message has the packet as the rule left it.
+                let said = step["action"].as_str().unwrap_or_default();
+                let is_last = index + 1 == steps.len();
+                let action = action(said, is_last, word("verdict"));
+                // Its first message has the packet as the rule left it: translated, unless a match of the rule has dropped it
+                // (`par->hotdrop`).
                 if index == 0
+                    && action != "DROP"
                     && let Some(translation) = numbers.translation(NFPROTO_IPV6, word("table"), &label)
                 {
                     endpoints = translated(translation, endpoints);
                 }
-                let said = step["action"].as_str().unwrap_or_default();
-                let is_last = index + 1 == steps.len();
-                text += &format!(
-                    "  {label} {} mark={}\n",
-                    action(said, is_last, word("verdict")),
-                    mark(
-                        step["mark_after"]
-                            .as_u64()
-                            .and_then(|mark| u32::try_from(mark).ok())
-                    )
-                );
+                let mark_after = step["mark_after"].as_u64();
+                let mark_after = mark(mark_after.and_then(|mark| u32::try_from(mark).ok()));
+                text += &format!("  {label} {action} mark={mark_after}\n");
             }
             let (source, destination) = endpoints;
             let met = Met {
