@@ -156,6 +156,10 @@ impl Case {
             }
             Self::Peer(peer) => {
                 scene.load_rules()?;
+                if let Some(lacking) = peer.lacks() {
+                    eprintln!("not measured: {}: this kernel has no {lacking}", self.name());
+                    return Ok(());
+                }
                 let port = if peer.tells() { scene.port } else { OTHER_PORT };
                 let watching = peer.start(port)?;
                 let measured = scene.load.measure(effort)?;

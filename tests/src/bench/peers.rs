@@ -57,6 +57,14 @@ impl Peer {
         self != Self::PwruNoMatch
     }
 
+    /// What it needs of a kernel with these modules and does not find.
+    pub(super) fn lacks(self) -> Option<&'static str> {
+        /// Functions of modules are found by the types that their arguments have.
+        const TYPES: &str = "/sys/kernel/btf/ip_tables";
+
+        (self == Self::PwruTable && !Path::new(TYPES).exists()).then_some(TYPES)
+    }
+
     /// Starts it for the packets to a port. Returns when its probes are on.
     pub(super) fn start(self, port: u16) -> Result<Watching> {
         let before = Instruments::now()?;
