@@ -25,6 +25,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("ends::on_terminate", || on_signal(Signal::SIGTERM)),
         trial("ends::killed", killed),
         trial("ends::closed_pipe", closed_pipe),
+        trial("ends::closed_pipe_without_packets", closed_pipe_without_packets),
         trial("ends::full_disk", full_disk),
         trial("ends::in_a_flood", in_a_flood),
         trial("ends::fragments", fragments),
@@ -158,6 +159,30 @@ fn killed() -> Result<()> {
     some_packets(3)?;
     tracer.signal(Signal::SIGKILL)?;
     tracer.wait_for_exit()?;
+    gone(&before)
+}
+
+/// Whoever read the output is gone, and no packet comes that there would be something to write of.
+fn closed_pipe_without_packets() -> Result<()> {
+    tables()?;
+    let before = Instruments::now()?;
+    let files = tempfile::tempdir().context("failed to create directory")?;
+    let ready = files.path().join("ready");
+    let ready_file = ready.to_string_lossy();
+    let mut child = Running(
+        command(&["--dport", "9", "--ready-file", &ready_file])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("failed to start: tracer")?,
+    );
+    wait::until("tracer to be ready", || Ok(ready.exists()))?;
+    drop(child.0.stdout.take());
+    let mut code = None;
+    wait::until("tracer to end", || {
+        code = ended(&mut child.0)?;
+        Ok(code.is_some())
+    })?;
+    ensure!(code == Some(Some(exit::DONE)), "exit code {code:?}");
     gone(&before)
 }
 

@@ -174,6 +174,7 @@ impl Live {
         results.at(self.read_ns)?;
         results.flush()?;
         Ok(match results.state() {
+            State::Open if results.is_unread() => Some(End::OutputClosed),
             State::Open => None,
             State::Enough => Some(End::Enough),
             State::Closed => Some(End::OutputClosed),

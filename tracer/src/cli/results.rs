@@ -5,13 +5,14 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     io::{self, IsTerminal as _},
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 use anyhow::{Context as _, anyhow};
 use clap::ValueEnum as _;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::exit::{Exit, Failure};
 use crate::{
@@ -195,6 +196,7 @@ struct Sink {
     format: Format,
     output: Box<dyn Output>,
     place: String,
+    is_stdout: bool,
 }
 
 impl Results {
@@ -426,6 +428,13 @@ impl Results {
         }
     }
 
+    /// Whether nobody reads what goes to standard output any more: the other end of the pipe is closed. A write would say so as
+    /// well, but the next result may be long in coming.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        self.sinks.iter().any(|sink| sink.is_stdout) && is_stdout_closed()
+    }
+
     /// What was shown: `12 packets`, or `40 traversals` where no format joins them.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -574,8 +583,18 @@ impl Sink {
             format,
             output,
             place,
+            is_stdout: destination.is_stdout(),
         })
     }
+}
+
+/// Whether nobody is left at the other end of standard output, which `poll` tells unasked.
+fn is_stdout_closed() -> bool {
+    let stdout = io::stdout();
+    let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+    poll(&mut polled, PollTimeout::ZERO).is_ok()
+        && polled[0].revents().is_some_and(|events| events.intersects(gone))
 }
 
 /// Files have no colours.
