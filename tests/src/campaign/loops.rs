@@ -96,8 +96,8 @@ impl Drop for Watch {
     }
 }
 
-/// Sets the devices down.
-fn cut() {
+/// Sets the devices of the current network namespace down.
+pub(super) fn cut() {
     for device in DEVICES {
         // A network that was not finished may lack some.
         drop(netns::set_down(device));

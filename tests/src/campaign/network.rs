@@ -14,7 +14,7 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 
-use super::loops::{Endless, Watch};
+use super::loops::{self, Endless, Watch};
 use crate::command;
 use crate::netns::Namespace;
 use crate::trace_log;
@@ -140,6 +140,14 @@ impl Network {
         )?;
         network.node.enter(trace_log::set_loggers)?;
         Ok(network)
+    }
+
+    /// Sets the node's devices down: nothing is sent any more, whatever waits is dropped.
+    pub(super) fn silence(&self) -> Result<()> {
+        self.node.enter(|| {
+            loops::cut();
+            Ok(())
+        })
     }
 
     /// An error once packets went round without end; then its devices are down.
