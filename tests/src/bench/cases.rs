@@ -203,6 +203,10 @@ fn stop(tracer: Tracer, packets: u64) -> Result<u64> {
         "tracer did not deliver everything: {}",
         text.said
     );
+    // How long it took to attach, among others: where instructions are the clock, a million is a millisecond.
+    if let Some(probes) = text.said.lines().find(|line| line.starts_with("probes:")) {
+        eprintln!("{probes}");
+    }
     let complete = packets == 0 || text.said.contains(" complete, 0 partial");
     ensure!(complete, "tracer was not certain: {}", text.said);
     ended_ns()

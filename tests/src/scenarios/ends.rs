@@ -172,6 +172,7 @@ fn closed_pipe_without_packets() -> Result<()> {
     let mut child = Running(
         command(&["--dport", "9", "--ready-file", &ready_file])
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .context("failed to start: tracer")?,
     );
