@@ -249,7 +249,7 @@ fn table() -> (Info, Vec<u8>) {
         target[32..][..data.len()].copy_from_slice(data);
         bytes
     };
-    let mut policy = entry(TARGET_LEN, b"", &ACCEPT.to_ne_bytes());
+    let policy = entry(TARGET_LEN, b"", &ACCEPT.to_ne_bytes());
     let mut rule = policy.clone();
     rule[MASK_OFFSET..][..4].fill(0xff);
     let mut blob = Vec::new();
@@ -257,7 +257,7 @@ fn table() -> (Info, Vec<u8>) {
         rule[DESTINATION_OFFSET..][..4].copy_from_slice(&number.to_be_bytes());
         blob.extend(&rule);
     }
-    blob.append(&mut policy);
+    blob.extend(policy);
     blob.extend(entry(ERROR_LEN, b"ERROR", b"ERROR"));
     let hook = usize::from(Hook::LocalIn.number());
     let mut underflow = [0; 5];

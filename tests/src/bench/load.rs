@@ -90,15 +90,15 @@ impl Load {
     /// Sends so many rounds in which nobody else runs. A process that has stepped aside still gets the processor now and
     /// then, for as long as many packets take; so where others keep running in the rounds these become shorter.
     pub(super) fn measure(&self, effort: Effort) -> Result<Measured> {
+        /// Disturbed rounds until they are made shorter.
+        const PATIENCE: u32 = 5;
+
         let receiver = UdpSocket::bind(self.arrives).context("failed to bind receiver")?;
         receiver
             .set_read_timeout(Some(wait::LIMIT))
             .context("failed to set up receiver")?;
         let mut sender = Sender::new(self)?;
         come_first()?;
-        /// Disturbed rounds until they are made shorter.
-        const PATIENCE: u32 = 5;
-
         let mut rounds = Vec::new();
         let mut of_round = effort.packets;
         let mut disturbed = 0;

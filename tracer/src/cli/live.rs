@@ -133,8 +133,8 @@ impl Live {
             .transpose()?;
         let shows_rules =
             recorder.is_some() || args.verify || results.as_ref().is_some_and(Results::show_rules);
-        let shows_texts = recorder.is_some() || results.as_ref().is_some_and(Results::show_texts);
-        let asks_tools = shows_texts && !args.no_tools;
+        let asks_tools =
+            !args.no_tools && (recorder.is_some() || results.as_ref().is_some_and(Results::show_texts));
         Ok(Self {
             kept_max: args.count.filter(|_| results.is_none()),
             results,
@@ -174,7 +174,6 @@ impl Live {
         results.at(self.read_ns)?;
         results.flush()?;
         Ok(match results.state() {
-            State::Open if results.is_unread() => Some(End::OutputClosed),
             State::Open => None,
             State::Enough => Some(End::Enough),
             State::Closed => Some(End::OutputClosed),

@@ -371,7 +371,7 @@ impl Results {
         Ok(())
     }
 
-    /// Hands what was written to the operating system.
+    /// Hands what was written to the operating system, and learns whether anybody is there to read it.
     ///
     /// # Errors
     /// What a writer says.
@@ -379,6 +379,10 @@ impl Results {
         for index in 0..self.sinks.len() {
             let written = self.sinks[index].output.flush();
             self.written(index, written)?;
+        }
+        // A write would say so as well, but the next result may be long in coming.
+        if self.state == State::Open && self.sinks.iter().any(|sink| sink.is_stdout) && is_stdout_closed() {
+            self.state = State::Closed;
         }
         Ok(())
     }
@@ -426,13 +430,6 @@ impl Results {
             }
             Err(error) => Err(error).context(format!("failed to write: {}", self.sinks[index].place)),
         }
-    }
-
-    /// Whether nobody reads what goes to standard output any more: the other end of the pipe is closed. A write would say so as
-    /// well, but the next result may be long in coming.
-    #[must_use]
-    pub fn is_unread(&self) -> bool {
-        self.sinks.iter().any(|sink| sink.is_stdout) && is_stdout_closed()
     }
 
     /// What was shown: `12 packets`, or `40 traversals` where no format joins them.
