@@ -70,17 +70,14 @@ impl Peer {
         let before = Instruments::now()?;
         let files = tempfile::tempdir().context("failed to create directory for output")?;
         let ready = files.path().join("ready");
-        let mut command = self.command(port, &ready);
-        for (stream, name) in [
-            (Command::stdout as fn(&mut _, Stdio) -> &mut _, STDOUT),
-            (Command::stderr, STDERR),
-        ] {
+        let create = |name: &str| {
             let path = files.path().join(name);
-            let file =
-                File::create(&path).with_context(|| format!("failed to create: {}", path.display()))?;
-            stream(&mut command, file.into());
-        }
-        let process = command.stdin(Stdio::null()).spawn();
+            File::create(&path).with_context(|| format!("failed to create: {}", path.display()))
+        };
+        let mut command = self.command(port, &ready);
+        command.stdin(Stdio::null());
+        command.stdout(create(STDOUT)?).stderr(create(STDERR)?);
+        let process = command.spawn();
         let process = process.with_context(|| format!("failed to start: {}", self.name()))?;
         let mut watching = Watching {
             peer: self,

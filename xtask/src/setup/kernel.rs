@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::apt::{self, Apt};
-use super::{Kernel, Series, host, sources};
+use super::{Kernel, Series, host, remove, sources};
 use crate::error::hinted;
 use crate::process;
 use crate::progress::Step;
@@ -229,13 +229,6 @@ fn create(dir: &Path) -> Result<()> {
 
 fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("failed to move: {} to {}", from.display(), to.display()))
-}
-
-fn remove(dir: &Path) -> Result<()> {
-    if !dir.exists() {
-        return Ok(());
-    }
-    fs::remove_dir_all(dir).with_context(|| format!("failed to remove: {}", dir.display()))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod toolchain;
 
 use std::fmt;
 use std::fs::{self, File, TryLockError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -212,6 +212,14 @@ fn lock(ws: &Workspace) -> Result<File> {
     file.lock()
         .with_context(|| format!("failed to lock: {}", path.display()))?;
     Ok(file)
+}
+
+/// Removes a directory, if it is there.
+fn remove(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    fs::remove_dir_all(dir).with_context(|| format!("failed to remove: {}", dir.display()))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::apt::{self, Apt};
-use super::{Peers, host, sources};
+use super::{Peers, host, remove, sources};
 use crate::process;
 use crate::progress::Step;
 use crate::workspace::Workspace;
@@ -66,11 +66,4 @@ fn fetch(work: &Path, step: &Step) -> Result<Vec<PathBuf>> {
     step.now("fetching the package index");
     let stanzas = sources::debian("/etc/apt".as_ref(), &[SUITE])?;
     Apt::open(&work.join("apt"), &stanzas)?.download_with_dependencies(&PROGRAMS, step)
-}
-
-fn remove(dir: &Path) -> Result<()> {
-    if !dir.exists() {
-        return Ok(());
-    }
-    fs::remove_dir_all(dir).with_context(|| format!("failed to remove: {}", dir.display()))
 }
