@@ -40,7 +40,7 @@ struct Line<'a> {
     cut: bool,
     /// The kernel may have gone on after it: the traversal is partial.
     open: bool,
-    /// The table that comes next, of which tracer knows no line.
+    /// The table that comes next, maybe the same at the next hook, of which tracer knows no line.
     then: Option<&'a str>,
 }
 
@@ -98,6 +98,14 @@ fn table(line: &str) -> &str {
     line.strip_prefix("TRACE: ")
         .and_then(|line| line.split(':').next())
         .unwrap_or_default()
+}
+
+/// The base chain that a line is of. The first line of each traversal is of one.
+fn base_chain(line: &str) -> Option<&str> {
+    let chain = line.split(' ').nth(1)?.split_once(':')?.1.rsplitn(3, ':').nth(2)?;
+    ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]
+        .contains(&chain)
+        .then_some(chain)
 }
 
 /// How the two sides compare.
@@ -211,11 +219,16 @@ fn traversals(tracer: &[String]) -> Vec<Vec<Line<'_>>> {
     for (place, text) in tracer.iter().enumerate() {
         let text = text.trim_end();
         if let Some(partial) = text.strip_prefix("PARTIAL: ") {
-            let of_table = partial.split(':').next().unwrap_or_default();
-            if let Some(line) = traversals.last_mut().and_then(|traversal| traversal.last_mut()) {
+            let mut of = partial.splitn(3, ':');
+            let (of_table, of_hook) = (of.next().unwrap_or_default(), of.next());
+            let last_traversal = traversals.last_mut();
+            let last_hook = last_traversal
+                .as_ref()
+                .and_then(|lines| lines.iter().rev().find_map(|line| base_chain(line.text)));
+            if let Some(line) = last_traversal.and_then(|traversal| traversal.last_mut()) {
                 if CUT.iter().any(|cut| text.ends_with(cut)) {
                     line.cut = true;
-                } else if of_table == table(line.text) {
+                } else if of_table == table(line.text) && of_hook == last_hook {
                     line.open = true;
                     last = None;
                 } else {
@@ -526,6 +539,21 @@ mod tests {
         let kernel = [a.clone(), b];
         assert!(same(&kernel, &[a.clone(), partial]));
         assert!(!same(&kernel, &[a]));
+        // The same table at the next hook.
+        let (a, b) = (
+            line("mangle:PREROUTING:policy:1", 1).replace("IN= OUT=lo", "IN=right OUT="),
+            line("mangle:FORWARD:policy:2", 1).replace("IN= OUT=lo", "IN=right OUT=left"),
+        );
+        let partial = "PARTIAL: mangle:FORWARD: kernels differ".to_owned();
+        assert!(same(&[a.clone(), b.clone()], &[a.clone(), partial]));
+        assert!(!same(&[a.clone(), b], &[a]));
+    }
+
+    #[test]
+    fn a_line_tells_its_base_chain() {
+        assert_eq!(base_chain(&line("mangle:OUTPUT:rule:1", 1)), Some("OUTPUT"));
+        assert_eq!(base_chain(&line("mangle:OUTPUT:0:rule:1", 1)), None);
+        assert_eq!(base_chain(&line("mangle:KUBE-SERVICES:rule:1", 1)), None);
     }
 
     #[test]
