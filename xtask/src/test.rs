@@ -18,8 +18,11 @@ use crate::setup::{Kernel, Series};
 use crate::vm::{Job, Lab};
 use crate::workspace::Workspace;
 
-/// Guests at a time; each has two processors, but one of them is idle most of the time.
-const GUESTS: usize = 2;
+/// Guests at a time where there are two processors or more: tests wait a lot, most of all for the kernel to have a probe
+/// attached and taken away again.
+const GUESTS: usize = 4;
+/// How many of a guest's tests are told with the time they took.
+const SLOWEST: usize = 5;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -191,7 +194,7 @@ fn unit(ws: &Workspace, filter: Option<&str>, args: &Args) -> Result<Tally> {
     })
 }
 
-/// Runs the tests in guests, two at a time; the output of each is printed in one piece.
+/// Runs the tests in guests, several at a time; the output of each is printed in one piece.
 fn guests(ws: Workspace, filter: Option<&str>, args: &Args) -> Result<Vec<Tally>> {
     let series = if args.kernel.is_empty() {
         Series::ALL.to_vec()
@@ -247,6 +250,11 @@ struct Watch<'a> {
     line_at: usize,
     tests: usize,
     done: usize,
+    /// The test under way whose result is still to come, and when the last one ended.
+    name: String,
+    since: Instant,
+    /// How long each test took.
+    took: Vec<(Duration, String)>,
 }
 
 impl<'a> Watch<'a> {
@@ -259,20 +267,38 @@ impl<'a> Watch<'a> {
             line_at: 0,
             tests: 0,
             done: 0,
+            name: String::new(),
+            since: Instant::now(),
+            took: Vec::new(),
         }
     }
 
-    /// Looks at a line such as `running 3 tests` or `test paths::nodeport::local ... ok`.
+    /// The tests that took longest.
+    fn slowest(&self) -> String {
+        let mut took: Vec<_> = self.took.iter().collect();
+        took.sort_by(|a, b| b.cmp(a));
+        let slowest = took.iter().take(SLOWEST);
+        let slowest = slowest.map(|(time, name)| format!("{name} {} s", time.as_secs()));
+        slowest.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Looks at a line such as `running 3 tests` or `test paths::nodeport::local ... ok`. What a test prints itself comes
+    /// before its result, which is the last line then.
     fn line(&mut self, line: &str) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["running", tests, "test" | "tests"] => self.tests = tests.parse().unwrap_or(0),
-            ["test", name, "...", result] => {
-                self.done += 1;
-                if *result == "FAILED" {
-                    self.step.aside(|| eprintln!("{}: {name} failed", self.series));
+            ["running", tests, "test" | "tests"] => {
+                self.tests = tests.parse().unwrap_or(0);
+                self.since = Instant::now();
+            }
+            ["test", name, "...", rest @ ..] => {
+                self.name = (*name).to_owned();
+                match rest {
+                    [result] => self.ended(result),
+                    _ => return,
                 }
             }
+            [result] if !self.name.is_empty() => self.ended(result),
             _ => return,
         }
         let Ok(mut progress) = self.progress.lock() else {
@@ -283,6 +309,20 @@ impl<'a> Watch<'a> {
             let each = progress.iter().map(|(series, far)| format!("{series}: {far}"));
             each.collect::<Vec<_>>().join(", ")
         });
+    }
+
+    /// Notes that the test under way is over, if this is its result.
+    fn ended(&mut self, result: &str) {
+        if !["ok", "FAILED"].contains(&result) {
+            return;
+        }
+        let (name, now) = (std::mem::take(&mut self.name), Instant::now());
+        if result == "FAILED" {
+            self.step.aside(|| eprintln!("{}: {name} failed", self.series));
+        }
+        self.done += 1;
+        self.took.push((now.duration_since(self.since), name));
+        self.since = now;
     }
 }
 
@@ -326,9 +366,13 @@ fn guest(
         &mut watch,
         &mut errors,
     );
+    let slowest = watch.slowest();
     let Watch { mut output, .. } = watch;
     let mut count = Count::sum(&String::from_utf8_lossy(&output)).unwrap_or_default();
     output.append(&mut errors);
+    if !slowest.is_empty() {
+        output.extend(format!("slowest: {slowest}\n").into_bytes());
+    }
     let remark = match result {
         Ok(outcome) => {
             if outcome.code != 0 && count.failed == 0 {
@@ -370,12 +414,13 @@ mod tests {
     fn how_far_a_guest_is_follows_from_its_lines() {
         let (step, progress) = (Step::begin("test"), Mutex::new(BTreeMap::new()));
         let mut watch = Watch::new(&step, &progress, Series::ALL[0]);
-        let text: &[u8] = b"running 3 tests\ntest paths::local  ... ok\ntest paths::fro";
+        let text: &[u8] = b"running 4 tests\ntest paths::local  ... ok\ntest campaigns::nft ... 30 of 30\nok\ntest paths::fro";
         watch.write_all(text).unwrap();
         watch
             .write_all(b"m_outside ... FAILED\ntest ends::x ...")
             .unwrap();
-        assert_eq!(progress.lock().unwrap()[&Series::ALL[0]], "2 of 3");
+        assert_eq!(progress.lock().unwrap()[&Series::ALL[0]], "3 of 4");
+        assert!(watch.slowest().contains("paths::from_outside 0 s"));
         assert!(watch.output.starts_with(text));
     }
 

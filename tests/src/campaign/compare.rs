@@ -102,7 +102,13 @@ fn table(line: &str) -> &str {
 
 /// The base chain that a line is of. The first line of each traversal is of one.
 fn base_chain(line: &str) -> Option<&str> {
-    let chain = line.split(' ').nth(1)?.split_once(':')?.1.rsplitn(3, ':').nth(2)?;
+    let chain = line
+        .split(' ')
+        .nth(1)?
+        .split_once(':')?
+        .1
+        .rsplitn(3, ':')
+        .nth(2)?;
     ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"]
         .contains(&chain)
         .then_some(chain)
