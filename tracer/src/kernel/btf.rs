@@ -9,6 +9,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
+use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -161,13 +162,15 @@ pub enum Parameter {
 #[derive(Debug)]
 pub struct Btf {
     base: Option<Arc<Btf>>,
-    types: Box<[u8]>,
-    strings: Box<[u8]>,
-    /// Where in `types` each type starts.
+    bytes: Vec<u8>,
+    /// Where the types and the strings are in `bytes`.
+    types: Range<usize>,
+    strings: Range<usize>,
+    /// Where in the types each type starts.
     starts: Vec<u32>,
     /// Id of the first of `starts`.
     first_id: u32,
-    /// Offset by which `strings` is known.
+    /// Offset by which the first of the strings is known.
     first_string: u32,
     /// Hash of the name, and id, of every struct, union, typedef and function; sorted.
     names: Vec<(u64, u32)>,
@@ -207,8 +210,8 @@ impl Btf {
     /// # Errors
     ///
     /// If the bytes are not BTF of this byte order, or hold a kind of type that is not known.
-    pub fn parse(bytes: &[u8]) -> Result<Self, BtfError> {
-        Self::parse_on(None, bytes)
+    pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<Self, BtfError> {
+        Self::parse_on(None, bytes.into())
     }
 
     /// Reads the BTF of a module, such as `/sys/kernel/btf/ip_tables`, on top of the BTF of the vmlinux
@@ -217,23 +220,24 @@ impl Btf {
     /// # Errors
     ///
     /// As for [`Btf::parse`].
-    pub fn parse_split(base: &Arc<Self>, bytes: &[u8]) -> Result<Self, BtfError> {
-        Self::parse_on(Some(Arc::clone(base)), bytes)
+    pub fn parse_split(base: &Arc<Self>, bytes: impl Into<Vec<u8>>) -> Result<Self, BtfError> {
+        Self::parse_on(Some(Arc::clone(base)), bytes.into())
     }
 
-    fn parse_on(base: Option<Arc<Self>>, bytes: &[u8]) -> Result<Self, BtfError> {
+    fn parse_on(base: Option<Arc<Self>>, bytes: Vec<u8>) -> Result<Self, BtfError> {
         if bytes.len() > BYTES_MAX {
             return Err(BtfError::TooLarge("more than 64 MiB"));
         }
-        let (types, strings) = sections(bytes)?;
+        let (types, strings) = sections(&bytes)?;
         let (first_id, first_string) = match &base {
             None => (1, 0),
             Some(base) => (base.end_id(), base.end_string()),
         };
         let mut btf = Self {
             base,
-            types: types.into(),
-            strings: strings.into(),
+            bytes,
+            types,
+            strings,
             starts: Vec::new(),
             first_id,
             first_string,
@@ -243,18 +247,27 @@ impl Btf {
         Ok(btf)
     }
 
+    fn types(&self) -> &[u8] {
+        &self.bytes[self.types.clone()]
+    }
+
+    fn strings(&self) -> &[u8] {
+        &self.bytes[self.strings.clone()]
+    }
+
     /// Finds the start of every type, and the types that can be asked for by name.
     fn index(&mut self) -> Result<(), BtfError> {
         // A record is 12 bytes and, on average, a few words more.
         let mut starts = Vec::with_capacity(self.types.len() / 20);
+        let types = self.types();
         let mut names = Vec::new();
         let mut at = 0;
         let mut id = self.first_id;
-        while at < self.types.len() {
+        while at < types.len() {
             if starts.len() == TYPES_MAX {
                 return Err(BtfError::TooLarge("too many types"));
             }
-            let (record, len) = read_record(&self.types, at, id)?;
+            let (record, len) = read_record(types, at, id)?;
             starts.push(u32::try_from(at).map_err(|_| BtfError::TooLarge("too many types"))?);
             if matches!(
                 record.kind,
@@ -442,7 +455,7 @@ impl Btf {
             return self.base.as_ref()?.record(id);
         }
         let start = *self.starts.get((id - self.first_id) as usize)?;
-        read_record(&self.types, start as usize, id)
+        read_record(self.types(), start as usize, id)
             .ok()
             .map(|(record, _)| record)
     }
@@ -451,7 +464,7 @@ impl Btf {
         if offset < self.first_string {
             return self.base.as_ref()?.string(offset);
         }
-        let rest = self.strings.get((offset - self.first_string) as usize..)?;
+        let rest = self.strings().get((offset - self.first_string) as usize..)?;
         let len = rest.iter().take(NAME_LEN_MAX).position(|byte| *byte == 0)?;
         rest.get(..len)
     }
@@ -593,8 +606,8 @@ impl Btf {
     }
 }
 
-/// Checks the header and cuts out the types and the strings.
-fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), BtfError> {
+/// Checks the header and says where the types and the strings are.
+fn sections(bytes: &[u8]) -> Result<(Range<usize>, Range<usize>), BtfError> {
     let cut = || BtfError::Truncated("header");
     let magic = u16::from_ne_bytes(*bytes.first_chunk().ok_or_else(cut)?);
     if magic == MAGIC.swap_bytes() {
@@ -613,11 +626,11 @@ fn sections(bytes: &[u8]) -> Result<(&[u8], &[u8]), BtfError> {
         return Err(cut());
     }
     // Newer kernels may have a longer header; what it adds is not needed here.
-    let body = bytes.get(header_len..).ok_or_else(cut)?;
     let section = |start: usize, len: usize, what| {
-        start
-            .checked_add(len)
-            .and_then(|end| body.get(start..end))
+        let start = header_len.checked_add(start);
+        let range = start.and_then(|start| Some(start..start.checked_add(len)?));
+        range
+            .filter(|range| range.end <= bytes.len())
             .ok_or(BtfError::Truncated(what))
     };
     let types = section(field(8)?, field(12)?, "types")?;

@@ -74,7 +74,7 @@ pub fn load_btf(root: &Path) -> Result<KernelBtf, LoadError> {
     let directory = root.join(BTF_DIRECTORY);
     let path = directory.join("vmlinux");
     match std::fs::read(&path) {
-        Ok(bytes) => match Btf::parse(&bytes) {
+        Ok(bytes) => match Btf::parse(bytes) {
             Ok(vmlinux) => Ok(KernelBtf {
                 vmlinux: Arc::new(vmlinux),
                 directory,
@@ -111,7 +111,7 @@ impl KernelBtf {
     pub fn module(&self, name: &str) -> Result<Option<Btf>, LoadError> {
         let path = self.directory.join(name);
         match std::fs::read(&path) {
-            Ok(bytes) => match Btf::parse_split(&self.vmlinux, &bytes) {
+            Ok(bytes) => match Btf::parse_split(&self.vmlinux, bytes) {
                 Ok(btf) => Ok(Some(btf)),
                 Err(cause) => Err(LoadError::Parse { path, cause }),
             },

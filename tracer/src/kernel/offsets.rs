@@ -488,7 +488,7 @@ pub(crate) mod tests {
     }
 
     fn vmlinux(anchored: bool, conntrack_mark: bool, more: impl FnOnce(&mut Builder)) -> Btf {
-        Btf::parse(&vmlinux_bytes(anchored, conntrack_mark, more)).unwrap()
+        Btf::parse(vmlinux_bytes(anchored, conntrack_mark, more)).unwrap()
     }
 
     fn pointer_to(b: &mut Builder, structure: &str) -> u32 {
@@ -539,7 +539,7 @@ pub(crate) mod tests {
             .collect();
         let module = |name: &str| {
             let bytes = modules.get(name);
-            Ok(bytes.map(|bytes| Btf::parse_split(&base, bytes).unwrap()))
+            Ok(bytes.map(|bytes| Btf::parse_split(&base, bytes.as_slice()).unwrap()))
         };
         resolve(&base, &module, LEGACY)
     }
@@ -666,7 +666,7 @@ pub(crate) mod tests {
     #[test]
     fn a_missing_member_is_named() {
         let error = resolve(
-            &Btf::parse(&Builder::new().bytes()).unwrap(),
+            &Btf::parse(Builder::new().bytes()).unwrap(),
             &|_| Ok(None),
             LEGACY,
         )

@@ -28,7 +28,7 @@ pub struct Symbol {
 pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
     let mut found = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(parse(line, |name, _| wanted.contains(&name)));
+        found.extend(wanted_symbol(line, &FUNCTIONS, wanted));
     })?;
     Ok(found)
 }
@@ -41,9 +41,7 @@ pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> 
 pub fn find_data(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
     let mut found = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(parse_kinds(line, &["b", "B", "d", "D"], |name, _| {
-            wanted.contains(&name)
-        }));
+        found.extend(wanted_symbol(line, &DATA, wanted));
     })?;
     Ok(found)
 }
@@ -66,15 +64,18 @@ impl Index {
     pub fn read(kallsyms: impl BufRead) -> io::Result<Self> {
         let mut index = Self::default();
         for_each_line(kallsyms, |line| {
-            let symbol = parse(line, |_, address| address != 0);
-            let Some((symbol, at)) = symbol.zip(u32::try_from(index.lines.len()).ok()) else {
+            let place = u32::try_from(index.lines.len()).ok();
+            let Some((words, at)) = words(line, &FUNCTIONS).zip(place) else {
                 return;
             };
-            index.starts.extend(symbol.address.map(|address| (address, at)));
-            index.lines.push_str(&symbol.name);
-            if let Some(module) = symbol.module {
+            let Some(address) = words.address().and_then(NonZeroU64::new) else {
+                return;
+            };
+            index.starts.push((address, at));
+            index.lines.push_str(words.name);
+            if let Some(module) = words.module {
                 index.lines.push(' ');
-                index.lines.push_str(&module);
+                index.lines.push_str(module);
             }
             index.lines.push('\n');
         })?;
@@ -122,7 +123,7 @@ pub fn find_with_len(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<
     let mut found = Vec::new();
     let mut addresses = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(parse(line, |name, _| wanted.contains(&name)));
+        found.extend(wanted_symbol(line, &FUNCTIONS, wanted));
         let address = line.split_ascii_whitespace().next();
         addresses.extend(address.and_then(|address| u64::from_str_radix(address, 16).ok()));
     })?;
@@ -154,29 +155,55 @@ fn for_each_line(mut kallsyms: impl BufRead, mut take: impl FnMut(&str)) -> io::
     }
 }
 
-/// Reads `ffffffffc0a1b000 t ipt_do_table\t[ip_tables]`, if name and address are wanted.
-fn parse(line: &str, wanted: impl Fn(&str, u64) -> bool) -> Option<Symbol> {
-    parse_kinds(line, &["t", "T", "w", "W"], wanted)
+/// The kinds of functions: of a file, of all, and those that another may take the place of.
+const FUNCTIONS: [&str; 4] = ["t", "T", "w", "W"];
+/// The kinds of data.
+const DATA: [&str; 4] = ["b", "B", "d", "D"];
+
+/// The symbol of a line, if it is of one of the kinds and its name is wanted.
+fn wanted_symbol(line: &str, kinds: &[&str], wanted: &[&str]) -> Option<Symbol> {
+    words(line, kinds)
+        .filter(|words| wanted.contains(&words.name))?
+        .symbol()
 }
 
-fn parse_kinds(line: &str, kinds: &[&str], wanted: impl Fn(&str, u64) -> bool) -> Option<Symbol> {
-    let mut words = line.split_ascii_whitespace();
-    let (address, kind, name) = (words.next()?, words.next()?, words.next()?);
+/// A line such as `ffffffffc0a1b000 t ipt_do_table\t[ip_tables]`.
+struct Words<'a> {
+    address: &'a str,
+    name: &'a str,
+    module: Option<&'a str>,
+}
+
+/// Reads a line if its symbol is of one of the kinds. There are some 200,000 lines, of which few matter: what can be read
+/// later is.
+fn words<'a>(line: &'a str, kinds: &[&str]) -> Option<Words<'a>> {
+    let (address, rest) = line.split_once(' ')?;
+    let (kind, rest) = rest.split_once(' ')?;
     if !kinds.contains(&kind) {
         return None;
     }
-    let address = u64::from_str_radix(address, 16).ok()?;
-    if !wanted(name, address) {
-        return None;
-    }
-    let module = words
-        .next()
-        .and_then(|word| word.strip_prefix('[')?.strip_suffix(']'));
-    Some(Symbol {
-        name: name.into(),
-        address: NonZeroU64::new(address),
-        module: module.map(Into::into),
+    let mut rest = rest.trim_ascii_end().splitn(2, '\t');
+    let (name, module) = (rest.next()?, rest.next());
+    Some(Words {
+        address,
+        name,
+        module: module.and_then(|module| module.strip_prefix('[')?.strip_suffix(']')),
     })
+}
+
+impl Words<'_> {
+    /// Zero if the kernel hides addresses.
+    fn address(&self) -> Option<u64> {
+        u64::from_str_radix(self.address, 16).ok()
+    }
+
+    fn symbol(&self) -> Option<Symbol> {
+        Some(Symbol {
+            name: self.name.into(),
+            address: NonZeroU64::new(self.address()?),
+            module: self.module.map(Into::into),
+        })
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ fn vmlinux() -> Builder {
 }
 
 fn parse(builder: &Builder) -> Btf {
-    Btf::parse(&builder.bytes()).unwrap()
+    Btf::parse(builder.bytes()).unwrap()
 }
 
 /// Asks everything there is to ask.
@@ -156,7 +156,7 @@ fn a_module_continues_ids_and_strings_of_vmlinux() {
     let pointer = b.pointer(module_struct);
     let base_pointer = b.pointer(7);
     b.function("ipt_do_table", &[pointer, base_pointer]);
-    let btf = Btf::parse_split(&base, &b.bytes()).unwrap();
+    let btf = Btf::parse_split(&base, b.bytes()).unwrap();
     assert_eq!(btf.member("xt_table", "private"), Ok(24));
     assert_eq!(
         btf.member("xt_table", "mark"),
@@ -179,7 +179,7 @@ fn a_module_must_agree_with_vmlinux() {
     let base = Arc::new(parse(&vmlinux()));
     let mut b = Builder::on(&base);
     b.structure("sk_buff", &[("mark", 1, 0)]);
-    let btf = Btf::parse_split(&base, &b.bytes()).unwrap();
+    let btf = Btf::parse_split(&base, b.bytes()).unwrap();
     assert!(matches!(
         btf.member("sk_buff", "mark"),
         Err(LookupError::Disagreement { .. })
@@ -213,7 +213,7 @@ fn an_unknown_kind_is_named() {
     let mut b = Builder::new();
     b.int("int", 4);
     b.record("", 20, false, 0, 0, &[]);
-    let error = Btf::parse(&b.bytes()).unwrap_err();
+    let error = Btf::parse(b.bytes()).unwrap_err();
     assert_eq!(error.to_string(), "BTF type 2 is of unknown kind 20");
 }
 
@@ -247,9 +247,9 @@ fn truncated_input_is_an_error_at_every_length() {
 fn foreign_input_is_named() {
     let mut bytes = vmlinux().bytes();
     bytes[2] = 2;
-    assert_eq!(Btf::parse(&bytes).unwrap_err(), BtfError::Version(2));
+    assert_eq!(Btf::parse(bytes.as_slice()).unwrap_err(), BtfError::Version(2));
     bytes.swap(0, 1);
-    assert_eq!(Btf::parse(&bytes).unwrap_err(), BtfError::ByteOrder);
+    assert_eq!(Btf::parse(bytes.as_slice()).unwrap_err(), BtfError::ByteOrder);
     assert!(matches!(Btf::parse(b"\x7fELF").unwrap_err(), BtfError::Magic(_)));
 }
 
@@ -269,10 +269,10 @@ fn arbitrary_sections_never_panic() {
         .with_type::<(Vec<u8>, Vec<u8>)>()
         .for_each(|(types, strings)| {
             let bytes = wrap(types, strings);
-            if let Ok(btf) = Btf::parse(&bytes) {
+            if let Ok(btf) = Btf::parse(bytes.as_slice()) {
                 ask(&btf);
             }
-            if let Ok(btf) = Btf::parse_split(&base, &bytes) {
+            if let Ok(btf) = Btf::parse_split(&base, bytes.as_slice()) {
                 ask(&btf);
             }
         });
@@ -290,10 +290,10 @@ fn valid_input_with_words_changed_never_panics() {
                 let at = HEADER_LEN + usize::from(*at) % (bytes.len() - HEADER_LEN);
                 bytes[at] = *value;
             }
-            if let Ok(btf) = Btf::parse(&bytes) {
+            if let Ok(btf) = Btf::parse(bytes.as_slice()) {
                 ask(&btf);
             }
-            if let Ok(btf) = Btf::parse_split(&base, &bytes) {
+            if let Ok(btf) = Btf::parse_split(&base, bytes.as_slice()) {
                 ask(&btf);
             }
         });

@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn an_old_kernel_without_module_btf_has_the_documented_layout() {
-        let vmlinux = Btf::parse(&vmlinux_bytes(true, true, |_| {})).unwrap();
+        let vmlinux = Btf::parse(vmlinux_bytes(true, true, |_| {})).unwrap();
         let resolved = resolve(&vmlinux, &|_| Ok(None), NFTABLES).unwrap();
         assert!(matches!(resolved.nftables, Some(Ok(()))));
         assert_eq!(resolved.offsets.nft_table_name, 240);
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_later_kernel_without_module_btf_is_refused() {
-        let vmlinux = Btf::parse(&vmlinux_bytes(false, true, |_| {})).unwrap();
+        let vmlinux = Btf::parse(vmlinux_bytes(false, true, |_| {})).unwrap();
         let resolved = resolve(&vmlinux, &|_| Ok(None), NFTABLES).unwrap();
         assert!(matches!(resolved.nftables, Some(Err(_))));
     }
