@@ -714,6 +714,14 @@ impl Attached {
         })
     }
 
+    /// Finds out what [`Attached::observe`] has to know of these functions. It does so itself, but one look through all
+    /// symbols of the kernel is enough for all of them.
+    pub fn prepare_to_observe<'a>(&mut self, functions: impl Iterator<Item = &'a str>) {
+        if self.shape == Shape::Kprobes {
+            self.returns.look(&mut self.ebpf, functions);
+        }
+    }
+
     /// Observes a match or target function from now on: what it answers goes into the records of the traversals
     /// that call it. Once for each function.
     ///

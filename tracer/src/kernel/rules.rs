@@ -31,7 +31,7 @@ pub struct KernelRules {
     /// Whether to ask `iptables-save` and `nft` for texts.
     pub(super) texts: bool,
     /// Extensions that are observed, or cannot be.
-    asked: HashSet<(ExtensionKind, Family, String, u8)>,
+    asked: HashSet<Key>,
     /// Functions that are observed.
     observed: HashSet<(ExtensionKind, String)>,
     found: Found,
@@ -135,16 +135,30 @@ impl KernelRules {
 
     /// Observes every extension of a table whose answer cannot be replayed.
     fn observe(&mut self, attached: &mut Attached, netns: &Netns, table: &Table, read: &TableRead) {
+        let mut extensions = Vec::new();
         for rule in &table.rules {
-            for extension in &rule.matches {
-                self.observe_one(attached, netns, table, read, ExtensionKind::Match, extension);
-            }
+            extensions.extend(
+                rule.matches
+                    .iter()
+                    .map(|extension| (ExtensionKind::Match, extension)),
+            );
             if let Target::Extension(extension) = &rule.target {
                 let kind = ExtensionKind::Target {
                     headers: replay::changes_headers(extension, table),
                 };
-                self.observe_one(attached, netns, table, read, kind, extension);
+                extensions.push((kind, extension));
             }
+        }
+        extensions.retain(|(kind, extension)| {
+            replay::purity(extension, table) != Purity::Pure
+                && !self.asked.contains(&key(*kind, table, extension))
+        });
+        let functions = extensions
+            .iter()
+            .filter_map(|(kind, extension)| function_name(*kind, table, extension));
+        attached.prepare_to_observe(functions);
+        for (kind, extension) in extensions {
+            self.observe_one(attached, netns, table, read, kind, extension);
         }
     }
 
@@ -157,18 +171,11 @@ impl KernelRules {
         kind: ExtensionKind,
         extension: &Extension,
     ) {
-        if replay::purity(extension, table) == Purity::Pure {
-            return;
-        }
-        let key = (kind, table.family, extension.name.clone(), extension.revision);
+        let key = key(kind, table, extension);
         if self.asked.contains(&key) {
             return;
         }
-        let which = match kind {
-            ExtensionKind::Match => replay::Kind::Match,
-            ExtensionKind::Target { .. } => replay::Kind::Target,
-        };
-        let known = replay::function_name(which, &extension.name, extension.revision, table.family);
+        let known = function_name(kind, table, extension);
         let is_observed = known.is_some_and(|function| self.observe_function(attached, kind, function)) || {
             let function = attached.function_of(&read.generation, extension);
             if !is_still(attached, netns, table, read) {
@@ -196,6 +203,23 @@ impl KernelRules {
         }
         is_observed
     }
+}
+
+/// What an extension is known by, its revision last.
+type Key = (ExtensionKind, Family, String, u8);
+
+/// The kernel calls the same function for all extensions with the same key.
+fn key(kind: ExtensionKind, table: &Table, extension: &Extension) -> Key {
+    (kind, table.family, extension.name.clone(), extension.revision)
+}
+
+/// The function that the kernel calls for an extension, where that is known without asking it.
+fn function_name(kind: ExtensionKind, table: &Table, extension: &Extension) -> Option<&'static str> {
+    let which = match kind {
+        ExtensionKind::Match => replay::Kind::Match,
+        ExtensionKind::Target { .. } => replay::Kind::Target,
+    };
+    replay::function_name(which, &extension.name, extension.revision, table.family)
 }
 
 /// Whether a table has the rules still that were read.

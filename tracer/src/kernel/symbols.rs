@@ -1,5 +1,6 @@
 //! Looks up functions in the kernel's symbol table.
 
+use std::collections::HashSet;
 use std::io::{self, BufRead};
 use std::num::NonZeroU64;
 
@@ -26,9 +27,10 @@ pub struct Symbol {
 ///
 /// If reading fails.
 pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
+    let wanted: HashSet<&str> = wanted.iter().copied().collect();
     let mut found = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(wanted_symbol(line, &FUNCTIONS, wanted));
+        found.extend(wanted_symbol(line, &FUNCTIONS, &wanted));
     })?;
     Ok(found)
 }
@@ -39,9 +41,10 @@ pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> 
 ///
 /// If reading fails.
 pub fn find_data(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
+    let wanted: HashSet<&str> = wanted.iter().copied().collect();
     let mut found = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(wanted_symbol(line, &DATA, wanted));
+        found.extend(wanted_symbol(line, &DATA, &wanted));
     })?;
     Ok(found)
 }
@@ -120,10 +123,11 @@ fn named(line: &str) -> (&str, Option<&str>) {
 ///
 /// If reading fails.
 pub fn find_with_len(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<(Symbol, Option<u64>)>> {
+    let wanted: HashSet<&str> = wanted.iter().copied().collect();
     let mut found = Vec::new();
     let mut addresses = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(wanted_symbol(line, &FUNCTIONS, wanted));
+        found.extend(wanted_symbol(line, &FUNCTIONS, &wanted));
         let address = line.split_ascii_whitespace().next();
         addresses.extend(address.and_then(|address| u64::from_str_radix(address, 16).ok()));
     })?;
@@ -161,9 +165,9 @@ const FUNCTIONS: [&str; 4] = ["t", "T", "w", "W"];
 const DATA: [&str; 4] = ["b", "B", "d", "D"];
 
 /// The symbol of a line, if it is of one of the kinds and its name is wanted.
-fn wanted_symbol(line: &str, kinds: &[&str], wanted: &[&str]) -> Option<Symbol> {
+fn wanted_symbol(line: &str, kinds: &[&str], wanted: &HashSet<&str>) -> Option<Symbol> {
     words(line, kinds)
-        .filter(|words| wanted.contains(&words.name))?
+        .filter(|words| wanted.contains(words.name))?
         .symbol()
 }
 

@@ -35,6 +35,10 @@ const SERIAL_PORTS: [(&str, &str, &str); 3] = [
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 8250.nr_uarts=4 loglevel=4 panic=-1 oops=panic no_timer_check \
      watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60 log_buf_len=32M printk.devkmsg=on mitigations=off";
 
+/// Everything that can be emulated, but for what makes guests copy and clear memory by instructions of which each byte
+/// is a turn of a loop in the emulator.
+const TCG_PROCESSOR: &str = "max,-erms,-fsrm,-fzrm,-fsrs";
+
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accelerator {
@@ -51,7 +55,7 @@ impl Accelerator {
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Kvm => &["-accel", "kvm", "-cpu", "host"],
-            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", TCG_PROCESSOR],
             Self::Counting => &[
                 "-accel",
                 "tcg,thread=single",
