@@ -36,12 +36,7 @@ pub(crate) fn ebpf(ws: &Workspace) -> Result<PathBuf> {
 pub(crate) fn ebpf_cargo(ws: &Workspace, command: &str) -> Result<Command> {
     let linker = setup::bpf_linker(ws)?;
     // The flags replace the user's RUSTFLAGS, which are meant for another machine.
-    let rustflags = [
-        &format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH),
-        "-Cdebuginfo=2",
-        "-Clink-arg=--btf",
-    ]
-    .join("\x1f");
+    let rustflags = format!("--cfg=bpf_target_arch=\"{}\"", env::consts::ARCH);
     let mut cargo = cargo(ws, command, &ws.target().join("ebpf"));
     cargo
         .args(["--package=tracer-ebpf", "--bin=tracer-ebpf", "--release"])

@@ -27,10 +27,10 @@ pub struct Symbol {
 ///
 /// If reading fails.
 pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
-    let wanted: HashSet<&str> = wanted.iter().copied().collect();
+    let wanted = Wanted::new(wanted);
     let mut found = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(wanted_symbol(line, &FUNCTIONS, &wanted));
+        found.extend(wanted.symbol(line, FUNCTIONS));
     })?;
     Ok(found)
 }
@@ -41,10 +41,10 @@ pub fn find(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> 
 ///
 /// If reading fails.
 pub fn find_data(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<Symbol>> {
-    let wanted: HashSet<&str> = wanted.iter().copied().collect();
+    let wanted = Wanted::new(wanted);
     let mut found = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(wanted_symbol(line, &DATA, &wanted));
+        found.extend(wanted.symbol(line, DATA));
     })?;
     Ok(found)
 }
@@ -68,17 +68,18 @@ impl Index {
         let mut index = Self::default();
         for_each_line(kallsyms, |line| {
             let place = u32::try_from(index.lines.len()).ok();
-            let Some((words, at)) = words(line, &FUNCTIONS).zip(place) else {
+            let symbol = words(line, FUNCTIONS).and_then(|words| words.symbol());
+            let Some((symbol, at)) = symbol.zip(place) else {
                 return;
             };
-            let Some(address) = words.address().and_then(NonZeroU64::new) else {
+            let Some(address) = symbol.address else {
                 return;
             };
             index.starts.push((address, at));
-            index.lines.push_str(words.name);
-            if let Some(module) = words.module {
+            index.lines.push_str(&symbol.name);
+            if let Some(module) = symbol.module {
                 index.lines.push(' ');
-                index.lines.push_str(module);
+                index.lines.push_str(&module);
             }
             index.lines.push('\n');
         })?;
@@ -123,17 +124,18 @@ fn named(line: &str) -> (&str, Option<&str>) {
 ///
 /// If reading fails.
 pub fn find_with_len(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<(Symbol, Option<u64>)>> {
-    let wanted: HashSet<&str> = wanted.iter().copied().collect();
+    let wanted = Wanted::new(wanted);
     let mut found = Vec::new();
     let mut addresses = Vec::new();
     for_each_line(kallsyms, |line| {
-        found.extend(wanted_symbol(line, &FUNCTIONS, &wanted));
-        let address = line.split_ascii_whitespace().next();
-        addresses.extend(address.and_then(|address| u64::from_str_radix(address, 16).ok()));
+        found.extend(wanted.symbol(line, FUNCTIONS));
+        addresses.extend(line.get(..ADDRESS_LEN).and_then(number));
     })?;
+    // Nearly in order as they come: vmlinux, then each module.
+    addresses.sort_unstable();
     let len = |symbol: &Symbol| {
         let address = symbol.address?.get();
-        let next = addresses.iter().filter(|other| **other > address).min()?;
+        let next = addresses.get(addresses.partition_point(|other| *other <= address))?;
         Some(next - address)
     };
     Ok(found
@@ -145,7 +147,7 @@ pub fn find_with_len(kallsyms: impl BufRead, wanted: &[&str]) -> io::Result<Vec<
         .collect())
 }
 
-fn for_each_line(mut kallsyms: impl BufRead, mut take: impl FnMut(&str)) -> io::Result<()> {
+fn for_each_line(mut kallsyms: impl BufRead, mut take: impl FnMut(&[u8])) -> io::Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -153,59 +155,80 @@ fn for_each_line(mut kallsyms: impl BufRead, mut take: impl FnMut(&str)) -> io::
         if io::Read::take(&mut kallsyms, LINE_LEN_MAX).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
         }
-        if let Ok(line) = str::from_utf8(&line) {
-            take(line);
-        }
+        take(line.trim_ascii_end());
     }
 }
 
 /// The kinds of functions: of a file, of all, and those that another may take the place of.
-const FUNCTIONS: [&str; 4] = ["t", "T", "w", "W"];
+const FUNCTIONS: [u8; 4] = *b"tTwW";
 /// The kinds of data.
-const DATA: [&str; 4] = ["b", "B", "d", "D"];
+const DATA: [u8; 4] = *b"bBdD";
+/// Digits of an address.
+const ADDRESS_LEN: usize = 2 * size_of::<usize>();
 
-/// The symbol of a line, if it is of one of the kinds and its name is wanted.
-fn wanted_symbol(line: &str, kinds: &[&str], wanted: &HashSet<&str>) -> Option<Symbol> {
-    words(line, kinds)
-        .filter(|words| wanted.contains(words.name))?
-        .symbol()
+/// Names, to be looked up for each of some 200,000 lines.
+struct Wanted<'a> {
+    names: HashSet<&'a [u8]>,
+    /// A bit for each length that one of them has; all that are longer share the last.
+    lens: u64,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(names: &[&'a str]) -> Self {
+        let names: HashSet<_> = names.iter().map(|name| name.as_bytes()).collect();
+        let lens = names.iter().fold(0, |lens, name| lens | Self::len_bit(name));
+        Self { names, lens }
+    }
+
+    fn len_bit(name: &[u8]) -> u64 {
+        1 << name.len().min(63)
+    }
+
+    /// The symbol of a line, if it is of one of the kinds and its name is wanted.
+    fn symbol(&self, line: &[u8], kinds: [u8; 4]) -> Option<Symbol> {
+        let words = words(line, kinds)?;
+        let is_wanted = self.lens & Self::len_bit(words.name) != 0 && self.names.contains(words.name);
+        is_wanted.then(|| words.symbol()).flatten()
+    }
 }
 
 /// A line such as `ffffffffc0a1b000 t ipt_do_table\t[ip_tables]`.
 struct Words<'a> {
-    address: &'a str,
-    name: &'a str,
-    module: Option<&'a str>,
+    address: &'a [u8],
+    name: &'a [u8],
+    module: Option<&'a [u8]>,
 }
 
-/// Reads a line if its symbol is of one of the kinds. There are some 200,000 lines, of which few matter: what can be read
-/// later is.
-fn words<'a>(line: &'a str, kinds: &[&str]) -> Option<Words<'a>> {
-    let (address, rest) = line.split_once(' ')?;
-    let (kind, rest) = rest.split_once(' ')?;
-    if !kinds.contains(&kind) {
+/// Reads a line if its symbol is of one of the kinds.
+fn words(line: &[u8], kinds: [u8; 4]) -> Option<Words<'_>> {
+    let (address, rest) = line.split_at_checked(ADDRESS_LEN)?;
+    let [b' ', kind, b' ', rest @ ..] = rest else {
+        return None;
+    };
+    if !kinds.contains(kind) {
         return None;
     }
-    let mut rest = rest.trim_ascii_end().splitn(2, '\t');
+    let mut rest = rest.splitn(2, |byte| *byte == b'\t');
     let (name, module) = (rest.next()?, rest.next());
     Some(Words {
         address,
         name,
-        module: module.and_then(|module| module.strip_prefix('[')?.strip_suffix(']')),
+        module: module.and_then(|module| module.strip_prefix(b"[")?.strip_suffix(b"]")),
     })
 }
 
-impl Words<'_> {
-    /// Zero if the kernel hides addresses.
-    fn address(&self) -> Option<u64> {
-        u64::from_str_radix(self.address, 16).ok()
-    }
+/// The number that an address is; zero if the kernel hides it.
+fn number(address: &[u8]) -> Option<u64> {
+    u64::from_str_radix(str::from_utf8(address).ok()?, 16).ok()
+}
 
+impl Words<'_> {
     fn symbol(&self) -> Option<Symbol> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).ok();
         Some(Symbol {
-            name: self.name.into(),
-            address: NonZeroU64::new(self.address()?),
-            module: self.module.map(Into::into),
+            name: text(self.name)?,
+            address: NonZeroU64::new(number(self.address)?),
+            module: self.module.and_then(text),
         })
     }
 }
