@@ -38,10 +38,10 @@ struct Line<'a> {
     text: &'a str,
     /// It may be longer in the kernel's log.
     cut: bool,
-    /// The kernel may have gone on after it: the traversal is partial.
-    open: bool,
-    /// The table that comes next, maybe the same at the next hook, of which tracer knows no line.
-    then: Option<&'a str>,
+    /// The base chain of its traversal, if that is partial: the kernel may have gone on after this line.
+    open: Option<&'a str>,
+    /// The table and base chain that come next, of which tracer knows no line.
+    then: Option<(&'a str, &'a str)>,
 }
 
 impl Line<'_> {
@@ -226,20 +226,20 @@ fn traversals(tracer: &[String]) -> Vec<Vec<Line<'_>>> {
         let text = text.trim_end();
         if let Some(partial) = text.strip_prefix("PARTIAL: ") {
             let mut of = partial.splitn(3, ':');
-            let (of_table, of_hook) = (of.next().unwrap_or_default(), of.next());
+            let (of_table, of_chain) = (of.next().unwrap_or_default(), of.next().unwrap_or_default());
             let last_traversal = traversals.last_mut();
-            let last_hook = last_traversal
+            let last_chain = last_traversal
                 .as_ref()
                 .and_then(|lines| lines.iter().rev().find_map(|line| base_chain(line.text)));
             if let Some(line) = last_traversal.and_then(|traversal| traversal.last_mut()) {
                 if CUT.iter().any(|cut| text.ends_with(cut)) {
                     line.cut = true;
-                } else if of_table == table(line.text) && of_hook == last_hook {
-                    line.open = true;
+                } else if of_table == table(line.text) && last_chain == Some(of_chain) {
+                    line.open = Some(of_chain);
                     last = None;
                 } else {
                     // Nothing is known of this traversal, which is of the same packet.
-                    line.then = Some(of_table);
+                    line.then = Some((of_table, of_chain));
                     last = None;
                 }
             }
@@ -250,7 +250,7 @@ fn traversals(tracer: &[String]) -> Vec<Vec<Line<'_>>> {
             place,
             text,
             cut: false,
-            open: false,
+            open: None,
             then: None,
         };
         match traversals.last_mut() {
@@ -289,12 +289,23 @@ impl Search<'_> {
     }
 }
 
+/// Where a partial traversal ends: the kernel may have gone on from there.
+#[derive(Clone)]
+struct End<'a> {
+    /// The place of its last line.
+    place: usize,
+    /// What the lines after it have.
+    words: Vec<&'a str>,
+    /// The base chain that those are of which are not of another chain.
+    base_chain: &'a str,
+}
+
 /// The kernel's lines that have no partner yet.
 #[derive(Clone)]
 struct Left<'a> {
     lines: Vec<(usize, &'a str)>,
-    /// Last lines of partial traversals, by their place; after them the kernel may have gone on.
-    ends: Vec<(usize, Vec<&'a str>)>,
+    /// Where partial traversals end.
+    ends: Vec<End<'a>>,
     /// The place of the line that was taken last.
     last_taken: usize,
 }
@@ -402,14 +413,23 @@ impl<'a> Left<'a> {
             self.last_taken = self.lines[*last].0;
         }
         // Of a traversal that met the rule that traces and no more the kernel may have logged nothing so far.
-        if let Some(line) = traversal.last().filter(|line| line.open) {
-            self.ends.push((self.last_taken, key(line.text)));
+        if let Some((line, base_chain)) = traversal.last().and_then(|line| Some((line, line.open?))) {
+            self.ends.push(End {
+                place: self.last_taken,
+                words: key(line.text),
+                base_chain,
+            });
         }
-        if let Some((line, next)) = traversal.last().and_then(|line| Some((line, line.then?))) {
+        if let Some((line, (table, base_chain))) = traversal.last().and_then(|line| Some((line, line.then?)))
+        {
             // Its devices are not told: they may be others than at the hook before.
-            let mut of = packet(line.text);
-            of.push(next);
-            self.ends.push((self.last_taken, of));
+            let mut words = packet(line.text);
+            words.push(table);
+            self.ends.push(End {
+                place: self.last_taken,
+                words,
+                base_chain,
+            });
         }
         for at in places.iter().rev() {
             self.lines.remove(*at);
@@ -422,9 +442,13 @@ impl<'a> Left<'a> {
             return false;
         }
         let key = key(text);
-        // The key of a line that is cut may lack ports.
-        let is_of = |of: &[&str]| of.iter().all(|word| key.contains(word));
-        self.ends.iter().any(|(end, of)| *end <= place && is_of(of))
+        let chain = base_chain(text);
+        self.ends.iter().any(|end| {
+            // The key of a line that is cut may lack ports.
+            end.place <= place
+                && chain.is_none_or(|chain| chain == end.base_chain)
+                && end.words.iter().all(|word| key.contains(word))
+        })
     }
 
     /// The lines that should have a partner, and are not what follows a partial traversal.
@@ -551,8 +575,10 @@ mod tests {
             line("mangle:FORWARD:policy:2", 1).replace("IN= OUT=lo", "IN=right OUT=left"),
         );
         let partial = "PARTIAL: mangle:FORWARD: kernels differ".to_owned();
-        assert!(same(&[a.clone(), b.clone()], &[a.clone(), partial]));
-        assert!(!same(&[a.clone(), b], &[a]));
+        assert!(same(&[a.clone(), b.clone()], &[a.clone(), partial.clone()]));
+        assert!(!same(&[a.clone(), b.clone()], std::slice::from_ref(&a)));
+        let c = b.replace("FORWARD", "POSTROUTING");
+        assert!(!same(&[a.clone(), b, c], &[a, partial]));
     }
 
     #[test]
