@@ -79,9 +79,16 @@ fn set_flags(device: &str, flags: libc::c_int) -> Result<()> {
 
 /// A thread for something that changes the thread's namespace; a panic goes on in the caller.
 fn in_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let home = File::open("/proc/thread-self/ns/net").context("failed to open: /proc/thread-self/ns/net")?;
+    // A thread that has been waited for may still be on its way out, and would keep the namespace alive.
+    let and_home = || {
+        let result = body();
+        let entered = Door(home).enter();
+        result.and_then(|result| entered.map(|()| result))
+    };
     thread::scope(|scope| {
         scope
-            .spawn(body)
+            .spawn(and_home)
             .join()
             .unwrap_or_else(|panic| panic::resume_unwind(panic))
     })

@@ -467,8 +467,9 @@ fn a_namespace_vanishes() -> Result<()> {
                 .partial
                 .iter()
                 .all(|remark| remark.contains("network namespace")),
-        "partial: {:#?}",
-        told.partial
+        "partial: {:#?}, of {:#?}",
+        told.partial,
+        told.lines
     );
     let mangle: Vec<String> = told
         .lines
