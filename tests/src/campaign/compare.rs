@@ -32,7 +32,7 @@ const TIME_MAX: Duration = Duration::from_secs(20);
 const SEARCH_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A line of tracer's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Line<'a> {
     place: usize,
     text: &'a str,
@@ -40,8 +40,8 @@ struct Line<'a> {
     cut: bool,
     /// The base chain of its traversal, if that is partial: the kernel may have gone on after this line.
     open: Option<&'a str>,
-    /// The table and base chain that come next, of which tracer knows no line.
-    then: Option<(&'a str, &'a str)>,
+    /// The tables and base chains that come next, of which tracer knows no line.
+    then: Vec<(&'a str, &'a str)>,
 }
 
 impl Line<'_> {
@@ -239,7 +239,7 @@ fn traversals(tracer: &[String]) -> Vec<Vec<Line<'_>>> {
                     last = None;
                 } else {
                     // Nothing is known of this traversal, which is of the same packet.
-                    line.then = Some((of_table, of_chain));
+                    line.then.push((of_table, of_chain));
                     last = None;
                 }
             }
@@ -251,7 +251,7 @@ fn traversals(tracer: &[String]) -> Vec<Vec<Line<'_>>> {
             text,
             cut: false,
             open: None,
-            then: None,
+            then: Vec::new(),
         };
         match traversals.last_mut() {
             // Every way through raw begins with the rule that traces.
@@ -420,16 +420,17 @@ impl<'a> Left<'a> {
                 base_chain,
             });
         }
-        if let Some((line, (table, base_chain))) = traversal.last().and_then(|line| Some((line, line.then?)))
-        {
-            // Its devices are not told: they may be others than at the hook before.
-            let mut words = packet(line.text);
-            words.push(table);
-            self.ends.push(End {
-                place: self.last_taken,
-                words,
-                base_chain,
-            });
+        if let Some(line) = traversal.last() {
+            for (table, base_chain) in &line.then {
+                // Its devices are not told: they may be others than at the hook before.
+                let mut words = packet(line.text);
+                words.push(table);
+                self.ends.push(End {
+                    place: self.last_taken,
+                    words,
+                    base_chain,
+                });
+            }
         }
         for at in places.iter().rev() {
             self.lines.remove(*at);
@@ -578,7 +579,11 @@ mod tests {
         assert!(same(&[a.clone(), b.clone()], &[a.clone(), partial.clone()]));
         assert!(!same(&[a.clone(), b.clone()], std::slice::from_ref(&a)));
         let c = b.replace("FORWARD", "POSTROUTING");
-        assert!(!same(&[a.clone(), b, c], &[a, partial]));
+        let kernel = [a.clone(), b, c];
+        assert!(!same(&kernel, &[a.clone(), partial.clone()]));
+        // Two in a row.
+        let next = "PARTIAL: mangle:POSTROUTING: kernels differ".to_owned();
+        assert!(same(&kernel, &[a, partial, next]));
     }
 
     #[test]
